@@ -1,0 +1,1 @@
+"""Tests: each file states the promises of one room."""
