@@ -1,0 +1,1 @@
+"""Where results land for good: one file a kind of sink."""
