@@ -1,0 +1,86 @@
+"""The value that `flow.run()` returns: a finished run's record with the words to tell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from overlapped.report.plain import plain, plain_error
+
+if TYPE_CHECKING:
+    from overlapped.record import FailureRecord, RunRecord, StageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did and where its time went; `str(report)` is the summary for people.
+
+    Attributes:
+        record: everything the run measured.
+    """
+
+    record: RunRecord
+
+    @property
+    def items(self) -> int:
+        """Items delivered at the end of the flow."""
+        return self.record.items
+
+    @property
+    def failed(self) -> int:
+        """Items whose failure reached the end of the flow."""
+        return self.record.failed
+
+    @property
+    def failures(self) -> tuple[FailureRecord, ...]:
+        """The first failed items, each with its stage, exception and attempts (bounded at 1,000)."""
+        return self.record.failures
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time of the run, s."""
+        return self.record.elapsed_s
+
+    @property
+    def stages(self) -> tuple[StageRecord, ...]:
+        """One record a stage, in flow order."""
+        return self.record.stages
+
+    @property
+    def cleanup_errors(self) -> tuple[BaseException, ...]:
+        """Exceptions raised while the run was being closed."""
+        return self.record.cleanup_errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain data for JSON: numbers, lists and text; items and exceptions as text."""
+        data = _fields(self.record)
+        data["failures"] = [
+            {
+                "stage": failure.stage,
+                "item": plain(failure.item),
+                "error": plain_error(failure.error),
+                "attempts": failure.attempts,
+            }
+            for failure in self.record.failures
+        ]
+        data["cleanup_errors"] = [plain_error(error) for error in self.record.cleanup_errors]
+        data["stages"] = [
+            _fields(stage)
+            | {
+                "limit_range": list(stage.limit_range),
+                "decisions": [_fields(decision) for decision in stage.decisions],
+            }
+            for stage in self.record.stages
+        ]
+        return data
+
+    def __str__(self) -> str:
+        """The end summary: what was done, where the time went, what failed."""
+        from overlapped.report.text import summary  # drawing is loaded when something is drawn
+
+        return summary(self.record)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of one dataclass, not copied deeper: items may be anything."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}

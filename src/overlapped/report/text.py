@@ -1,0 +1,230 @@
+"""The end summary: a run's record drawn as a few lines of plain ASCII.
+
+Rules, so that nobody is misled: a sentence stands only on evidence in the record, and an estimate
+says "about" and what it is made of. Text from user data is always escaped and cut.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from overlapped.report.plain import cut, escape, plain, plain_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from overlapped.record import RunRecord, StageRecord
+
+NAME_CHARS = 24
+"""Longest stage name shown: longer ones are cut, so that the columns stay columns."""
+KINDS, EXAMPLES = 5, 3
+"""Kinds of failure shown, and items shown of each: a screen, not a log."""
+STEPS = 8
+"""Latest changes of a limit shown on its line."""
+BUSY = 0.95
+"""Share of its slots' time in calls from which a stage is named the slowest (evidence/ux.md 3.2)."""
+ENOUGH_CALLS = 20
+"""Fewest calls from which shares of time are taken as evidence."""
+
+
+def summary(record: RunRecord) -> str:
+    """The end summary of a run, several lines, no line break at the end."""
+    blocks = (
+        ("", _done(record)),
+        ("where", _where(record)),
+        ("tuner", _tuner(record)),
+        ("gain", _gain(record)),
+        ("switches", _switches(record)),
+        ("failed", _failed(record)),
+        ("cleanup", [plain_error(error) for error in record.cleanup_errors[:EXAMPLES]]),
+    )
+    return "\n".join(line for label, lines in blocks for line in _labelled(label, lines))
+
+
+def calling(record: RunRecord) -> list[StageRecord]:
+    """The stages that make calls, in flow order."""
+    return [stage for stage in record.stages if stage.lane or stage.calls]
+
+
+def name_of(stage: StageRecord) -> str:
+    """A stage's name, harmless and short."""
+    return cut(escape(stage.name), NAME_CHARS)
+
+
+def seconds(value: float) -> str:
+    """A time for people: three digits and its unit."""
+    if value < 0.0009995:
+        return f"{value * 1e6:.0f} us"
+    if value < 0.9995:
+        return f"{value * 1e3:.3g} ms"
+    return f"{value:.3g} s" if value < 99.95 else f"{value:,.0f} s"
+
+
+def rate(count: int, elapsed_s: float) -> str:
+    """Items per second for people; empty when there was no time to divide by."""
+    if elapsed_s <= 0:
+        return ""
+    per_s = count / elapsed_s
+    return f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.2g}/s"
+
+
+def counted(count: int, noun: str) -> str:
+    """The number and the noun: 1 item, 2 items."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _labelled(label: str, lines: Iterable[str]) -> Iterable[str]:
+    for index, line in enumerate(lines):
+        yield line if not label else f"{label if index == 0 else '':<8} {line}"
+
+
+def _done(record: RunRecord) -> list[str]:
+    label, start = {
+        "done": ("done", ""),
+        "running": ("running", ""),
+        "stopped": ("stopped", "early, after "),
+        "failed": ("ended", "by an error, after "),
+        "cancelled": ("ended", "cancelled, after "),
+    }[record.state]
+    taken = record.stages[0].items_in if record.stages else record.items
+    done = taken if taken > record.items else record.items
+    items = (
+        counted(record.items, "item")
+        if done == record.items
+        else f"{taken:,} items in, {record.items:,} out,"
+    )
+    per_s = rate(done, record.elapsed_s)
+    line = f"{label:<8} {start}{items} in {seconds(record.elapsed_s)}" + (f" ({per_s})" if per_s else "")
+    retried = sum(stage.retries for stage in record.stages)
+    extras = [f"failed {record.failed:,}"] if record.failed else []
+    extras += [f"retried {retried:,}"] if retried else []
+    extras += [f"peak memory {record.peak_rss_bytes / 2**20:,.0f} MiB"] if record.peak_rss_bytes else []
+    return ["   ".join([line, *extras])]
+
+
+def _where(record: RunRecord) -> list[str]:
+    """For each stage that made calls: how many were running, and what its slots did otherwise."""
+    stages = [stage for stage in calling(record) if stage.calls]
+    if not stages or record.elapsed_s <= 0:
+        return []
+    wide = max(len(name_of(stage)) for stage in stages)
+    slowest = _slowest(record, stages)
+    lines = []
+    for stage in stages:
+        parts = [
+            f"{stage.service_s / record.elapsed_s:.1f} in flight on average",
+            *_slots(stage),
+            *_inside(stage),
+        ]
+        line = f"{name_of(stage):<{wide}}  {'; '.join(parts)}"
+        lines.append(line + (slowest[1] if slowest and slowest[0] is stage else ""))
+    if record.cpu_s > 0:
+        share = record.cpu_s / record.elapsed_s
+        lines.append(f"this process used {share:.0%} of one core ({seconds(record.cpu_s)} of CPU)")
+    return lines
+
+
+def _slots(stage: StageRecord) -> list[str]:
+    total = stage.service_s + stage.starved_s + stage.blocked_s
+    if total <= 0:
+        return []
+    shares = (
+        (stage.service_s, "in calls"),
+        (stage.starved_s, "waiting for items"),
+        (stage.blocked_s, "held up by the next stage"),
+    )
+    told = [f"{time_s / total:.0%} {what}" for time_s, what in shares if time_s / total >= 0.005]
+    return [f"slots {', '.join(told)}"]
+
+
+def _inside(stage: StageRecord) -> list[str]:
+    if stage.cpu_s is None or stage.service_s <= 0:
+        return []
+    cpu = min(1.0, stage.cpu_s / stage.service_s)
+    return [f"calls {1 - cpu:.0%} waiting, {cpu:.0%} CPU"]
+
+
+def _slowest(record: RunRecord, stages: list[StageRecord]) -> tuple[StageRecord, str] | None:
+    """The one stage whose slots never lacked items nor room, and what the record says about why."""
+    busy = [
+        stage
+        for stage in stages
+        if stage.calls >= ENOUGH_CALLS
+        and stage.service_s >= BUSY * (stage.service_s + stage.starved_s + stage.blocked_s) > 0
+    ]
+    if len(busy) != 1:
+        return None
+    stage = busy[0]
+    why = " <- the slowest stage"
+    if stage.reason == "fixed":
+        why += f": its limit is the number given, {stage.limit}"
+    elif stage.lane == "coroutine" and record.cpu_s < 0.5 * record.elapsed_s:
+        why += ": what it waits for, not this machine"
+    return stage, why
+
+
+def _tuner(record: RunRecord) -> list[str]:
+    """For each stage whose limit was found: the limit, the way to it, and the last reason."""
+    lines = []
+    for stage in calling(record):
+        if stage.reason == "fixed" or not stage.calls:
+            continue
+        low, high = stage.limit_range
+        line = f"{name_of(stage)}: limit {stage.limit}"
+        if stage.decisions:
+            latest = stage.decisions[-STEPS:]
+            steps = [str(latest[0].old), *(str(decision.new) for decision in latest)]
+            earlier = "... " if len(latest) < len(stage.decisions) else ""
+            line += f"; tried {earlier}{' -> '.join(steps)}"
+        elif low != high:
+            line += f"; tried {low} to {high}"
+        lines.append(line + (f" ({escape(stage.reason)})" if stage.reason else ""))
+    return lines
+
+
+def _gain(record: RunRecord) -> list[str]:
+    """The same calls one at a time; not for a run that was broken off, whose calls ended early."""
+    alone_s = sum(stage.service_s for stage in record.stages)
+    if alone_s <= 0 or record.elapsed_s <= 0 or record.state not in ("done", "stopped"):
+        return []
+    times = alone_s / record.elapsed_s
+    one = f"one call at a time: about {seconds(alone_s)} (estimate: sum of service times)"
+    together = f"overlapped: {seconds(record.elapsed_s)}"
+    if times < 1.1:
+        return [f"{one}; {together}: there was little to overlap"]
+    return [
+        f"{one}; {together}, about {times:.2g}x" if times < 10 else f"{one}; {together}, about {times:,.0f}x"
+    ]
+
+
+def _switches(record: RunRecord) -> list[str]:
+    total = record.voluntary_switches + record.involuntary_switches
+    if not total:
+        return []
+    items = max(record.items, record.stages[0].items_in if record.stages else 0)
+    each = f" ({total / items:.2g} an item)" if items else ""
+    return [f"{record.voluntary_switches:,} voluntary, {record.involuntary_switches:,} involuntary{each}"]
+
+
+def _failed(record: RunRecord) -> list[str]:
+    """Failed items by stage and type, the most frequent first, with a few examples of each."""
+    if not record.failed:
+        return []
+    kinds = Counter((failure.stage, type(failure.error).__name__) for failure in record.failures)
+    told = [
+        f"{count:,} {cut(escape(kind), NAME_CHARS * 2)} in {cut(escape(stage), NAME_CHARS)}"
+        for (stage, kind), count in kinds.most_common(KINDS)
+    ]
+    if len(kinds) > KINDS:
+        told.append(f"{len(kinds) - KINDS} more kinds")
+    kept = len(record.failures)
+    basis = f" (of the first {kept:,})" if 0 < kept < record.failed else ""
+    lines = [counted(record.failed, "item") + (f": {', '.join(told)}{basis}" if told else "")]
+    for (stage, kind), _ in kinds.most_common(KINDS):
+        same = (f for f in record.failures if (f.stage, type(f.error).__name__) == (stage, kind))
+        for failure, _ in zip(same, range(EXAMPLES), strict=False):
+            where = f"{cut(escape(stage), NAME_CHARS)} {plain(failure.item)}"
+            attempts = f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
+            lines.append(f"{where}: {plain_error(failure.error)}{attempts}")
+    return lines
