@@ -1,0 +1,1 @@
+../src/overlapped/cli/jobs/crawl.py

@@ -1,0 +1,173 @@
+"""Commands and options as click reads them; what a command does is imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOP_HELP = """Overlap all the waiting with all the work, and find the numbers by measuring.
+
+\b
+Examples:
+  overlapped demo                           see it work, in under 10 seconds
+  overlapped run job.py                     run the flow of a file
+  overlapped run job.py:small -- urls.txt   one flow by name, with arguments
+
+\b
+Exit codes: 0 all items done, 1 failed, 2 bad usage or input, 3 finished but
+some items failed, 130 Ctrl-C, 141 nobody reads stdout, 143 terminated.
+Only data is written to stdout; everything else goes to stderr.
+"""
+
+RUN_HELP = """Run the flow of a Python file.
+
+JOB is the file, and the flow's name if it has more than one: a Flow, or a
+function without parameters that returns one. ARGS become the file's sys.argv.
+If the flow has no sink, its results are written to stdout as JSON lines.
+
+\b
+Examples:
+  overlapped run job.py
+  overlapped run job.py:small -- urls.txt
+  overlapped run --json --max-failures 10 job.py
+
+\b
+Ctrl-C takes no more items and finishes what is in flight; a second one
+cancels that; a third one leaves at once. SIGTERM is the first with 10 s grace.
+"""
+
+DEMO_HELP = """Fetch and parse 400 slow pages, one at a time and overlapped.
+
+Starts a small site on 127.0.0.1 that serves this Python's standard library,
+each answer late; measures 20 pages one at a time, then runs the flow.
+Needs nothing from the network and leaves nothing behind.
+
+\b
+Examples:
+  overlapped demo
+  overlapped demo --items 100 --delay 0.05
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Options that every command knows.
+
+    Attributes:
+        quiet: no progress, no summary; errors are still said.
+        verbose: the flow explained before it runs, and all frames of a traceback.
+        json: one object on stdout, nothing else there.
+        progress: "auto", "plain" or "none".
+    """
+
+    quiet: bool
+    verbose: bool
+    json: bool
+    progress: str
+
+
+def _common(command: Callable[..., Any], *, hidden: bool = False) -> Callable[..., Any]:
+    """The options of `Common`, added to a command; on the group they work, too, without being listed."""
+    options = (
+        click.option("-q", "--quiet", is_flag=True, hidden=hidden, help="No progress and no summary."),
+        click.option(
+            "-v", "--verbose", is_flag=True, hidden=hidden, help="Explain the flow; full tracebacks."
+        ),
+        click.option(
+            "--json", is_flag=True, hidden=hidden, help="The run's record on stdout, as one JSON object."
+        ),
+        click.option(
+            "--progress",
+            type=click.Choice(["auto", "plain", "none"]),
+            hidden=hidden,
+            show_default="auto",
+            help="On stderr: drawn on a terminal, else a line each 10 s.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _merged(common: dict[str, Any]) -> Common:
+    """The options given before the command's name and after it."""
+    before: dict[str, Any] = click.get_current_context().obj
+    given = {name: value or before[name] for name, value in common.items()}
+    given["progress"] = given["progress"] or "auto"
+    return Common(**given)
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from overlapped._version import __version__
+
+        click.echo(f"overlapped {__version__} on Python {sys.version.split()[0]}")
+        context.exit()
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80, "color": False}
+# color: click itself does not look at NO_COLOR
+
+
+@click.group(help=TOP_HELP, context_settings=_SETTINGS)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
+)
+@partial(_common, hidden=True)
+@click.pass_context
+def overlapped(context: click.Context, /, **common: Any) -> None:
+    """The group; its help is TOP_HELP."""
+    context.obj = common
+
+
+@overlapped.command(help=RUN_HELP, short_help="Run the flow of a Python file.")
+@_common
+@click.option(
+    "--on-failure",
+    type=click.Choice(["keep", "raise"]),
+    default="keep",
+    show_default=True,
+    help="keep: count failed items and go on; raise: stop at the first.",
+)
+@click.option(
+    "--max-failures", type=click.IntRange(min=0), metavar="N", help="Stop when more than N items failed."
+)
+@click.argument("job", metavar="JOB.py[:flow]")
+@click.argument("args", nargs=-1, metavar="[-- ARGS]")
+def run(job: str, args: tuple[str, ...], on_failure: str, max_failures: int | None, **common: Any) -> int:
+    """`overlapped run`."""
+    from overlapped.cli.run import run_job
+
+    if max_failures is not None and on_failure == "raise":
+        raise click.UsageError("--max-failures goes with --on-failure keep; raise stops at the first failure")
+    return run_job(job, args, _merged(common), on_failure=on_failure, max_failures=max_failures)
+
+
+@overlapped.command(help=DEMO_HELP, short_help="See it work, in under 10 seconds.")
+@_common
+@click.option("--items", type=click.IntRange(1, 400), default=400, show_default=True, help="Pages to fetch.")
+@click.option(
+    "--delay",
+    type=click.FloatRange(min=0, max=10),
+    default=0.1,
+    show_default=True,
+    metavar="S",
+    help="How late each answer is.",
+)
+def demo(items: int, delay: float, **common: Any) -> int:
+    """`overlapped demo`."""
+    from overlapped.cli.demo import run_demo
+
+    return run_demo(items, delay, _merged(common))

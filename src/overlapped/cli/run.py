@@ -1,0 +1,238 @@
+"""`overlapped run JOB.py[:flow]`: the flow runs in the main thread; its results go to stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from overlapped.cli.job import load_job
+from overlapped.cli.lines import JsonLines, OutputLost
+from overlapped.cli.progress import make_view
+from overlapped.cli.say import ExitCode, say, traceback_text, users_place, write_stderr
+from overlapped.cli.signals import Signals
+from overlapped.report.plain import plain, plain_error
+from overlapped.report.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from overlapped import Flow, Report
+    from overlapped.cli.commands import Common
+    from overlapped.cli.progress import View
+    from overlapped.record import RunRecord
+
+OnFailure = Literal["keep", "raise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        report: what it did; None if it did not start.
+        error: what ended it, or None.
+    """
+
+    report: Report | None
+    error: BaseException | None
+
+
+def run_job(
+    target: str, args: Sequence[str], common: Common, *, on_failure: str, max_failures: int | None
+) -> int:
+    """Load the file, run its flow and return the exit code."""
+    with Signals() as signals:
+        with make_view("none" if common.quiet else common.progress, target) as view:
+            flow = load_job(target, args)
+            if common.verbose:
+                write_stderr(f"{flow.explain()}\n")
+            outcome = execute(
+                flow,
+                view=view,
+                signals=signals,
+                on_failure=cast("OnFailure", on_failure),
+                max_failures=max_failures,
+                lines=not common.json and not has_sink(flow),
+            )
+        code, error = conclude(outcome, signals, common)
+        if common.json:
+            print(json.dumps({"exit_code": int(code), "error": error, "run": told(outcome.report)}))
+        return code
+
+
+def has_sink(flow: Flow[Any]) -> bool:
+    """Whether the flow writes its results somewhere itself."""
+    return getattr(flow, "sink", None) is not None
+
+
+def told(report: Report | None) -> dict[str, Any] | None:
+    """A report as plain data, if there is one."""
+    return None if report is None else report.to_dict()
+
+
+def execute(
+    flow: Flow[Any],
+    *,
+    view: View,
+    signals: Signals,
+    on_failure: OnFailure,
+    max_failures: int | None,
+    lines: bool,
+) -> Outcome:
+    """Run a flow to its end in this thread; Ctrl-C and SIGTERM drain it, progress is shown."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_deliver(flow, view, signals, on_failure, max_failures, lines=lines))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the loop: uvloop where it is installed, else None for asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _deliver(
+    flow: Flow[Any],
+    view: View,
+    signals: Signals,
+    on_failure: OnFailure,
+    max_failures: int | None,
+    *,
+    lines: bool,
+) -> Outcome:
+    """Take all results, in one task that signals can cancel."""
+    out = JsonLines() if lines else None
+    items: Any = None
+    try:
+        async with flow.open(on_failure=on_failure, max_failures=max_failures) as items:
+            with _attached(signals, items), _following(view, items.stats):
+                async for item in items:
+                    if out is not None:
+                        await out.write(item)
+        error: BaseException | None = None
+    except asyncio.CancelledError as cancelled:
+        if not signals.cancelled:
+            raise
+        error = cancelled
+    except Exception as failure:  # noqa: BLE001 - whatever ended the run is told by `conclude`
+        error = failure
+    if out is not None and not signals.cancelled and not isinstance(error, OutputLost):
+        try:  # what was delivered before an error is written, too
+            with _attached(signals, items):
+                await out.finish()
+        except (OutputLost, asyncio.CancelledError) as lost:
+            error = error or lost
+    return Outcome(items.report if items is not None else getattr(error, "report", None), error)
+
+
+@contextmanager
+def _attached(signals: Signals, items: Any) -> Iterator[None]:
+    """While it lasts, signals drain and cancel this task."""
+    task = asyncio.current_task()
+    if task is not None and items is not None:
+        signals.attach(asyncio.get_running_loop(), task, items)
+    try:
+        yield
+    finally:
+        signals.detach()
+
+
+@contextmanager
+def _following(view: View, stats: Callable[[], RunRecord]) -> Iterator[None]:
+    """Show a snapshot every `view.every_s` seconds; one timer, nothing per item."""
+    if not view.every_s:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def tick() -> None:
+        nonlocal timer
+        view.show(stats())
+        timer = loop.call_later(view.every_s, tick)
+
+    timer = loop.call_later(view.every_s, tick)
+    with ExitStack() as stack:
+        stack.callback(view.clear)
+        stack.callback(lambda: timer.cancel())  # noqa: PLW0108 - the latest timer, not this one
+        yield
+
+
+def conclude(
+    outcome: Outcome, signals: Signals, common: Common, *, summary: bool = True
+) -> tuple[int, str | None]:
+    """Tell how the run ended: their traceback, the summary, the cause in the last line.
+
+    Returns:
+        The exit code, and the last line if it is about an error.
+    """
+    error = outcome.error
+    if isinstance(error, OutputLost) and isinstance(error.__cause__, BrokenPipeError):
+        return ExitCode.PIPE, None
+    code, message = _verdict(outcome, signals)
+    if (
+        error is not None
+        and not isinstance(error, asyncio.CancelledError | OutputLost)
+        and not _is_usage(error)
+    ):
+        write_stderr(traceback_text(error, ours=common.verbose))
+    if summary and outcome.report is not None and not common.quiet:
+        write_stderr(f"{outcome.report}\n")
+    if message is not None:
+        say(message)
+    return code, message
+
+
+def _verdict(outcome: Outcome, signals: Signals) -> tuple[int, str | None]:
+    """The exit code and the sentence for the way a run ended."""
+    report, error = outcome.report, outcome.error
+    done = f"{report.items:,} results were delivered" if report is not None else "nothing was delivered"
+    if signals.code:
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            return signals.code, f"stopped early, and then: {_cause(error)}"
+        how = "cancelled" if signals.cancelled else "stopped early; everything in flight was finished"
+        return signals.code, f"{how}; {done}"
+    if isinstance(error, OutputLost):
+        return (
+            ExitCode.FAILED,
+            f"writing results to stdout: {error.__cause__}; the rest of the results is lost",
+        )
+    if error is not None:
+        return (ExitCode.USAGE if report is None and _is_usage(error) else ExitCode.FAILED), _cause(error)
+    if report is not None and report.cleanup_errors:
+        return (
+            ExitCode.FAILED,
+            f"all items are done, but closing the run failed: {plain_error(report.cleanup_errors[0])}",
+        )
+    if report is not None and report.failed:
+        return ExitCode.ITEMS_FAILED, f"{counted(report.failed, 'item')} failed{_first(report)}"
+    return ExitCode.OK, None
+
+
+def _first(report: Report) -> str:
+    if not report.failures:
+        return ""
+    first = report.failures[0]
+    return f"; the first was {plain(first.item)} in {first.stage}: {plain_error(first.error)}"
+
+
+def _is_usage(error: BaseException) -> bool:
+    from overlapped import UsageError
+
+    return isinstance(error, UsageError)
+
+
+def _cause(error: BaseException) -> str:
+    """What ended the run, in one line: place, exception, and the note that names stage and item."""
+    from overlapped import OverlappedError
+
+    place = users_place(error)
+    start = f"{place}: " if place else ""
+    what = str(error) if isinstance(error, OverlappedError) else f"{type(error).__name__}: {error}"
+    notes = getattr(error, "__notes__", [])
+    return f"{start}{what}" + (f" ({notes[0]})" if notes else "")

@@ -1,0 +1,95 @@
+"""Words for people on stderr: what, where and what to do in one line; tracebacks of their own frames only."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from enum import IntEnum
+
+from overlapped.report.plain import cut, escape
+
+MESSAGE_CHARS = 500
+"""Longest message line: whole sentences with a path, never a page."""
+
+
+class ExitCode(IntEnum):
+    """What the command's end says to the shell."""
+
+    OK = 0
+    FAILED = 1
+    """The flow or the tool failed, or output was lost."""
+    USAGE = 2
+    """Bad usage or input; nothing was started."""
+    ITEMS_FAILED = 3
+    """Finished, but some items failed."""
+    INTERRUPTED = 130
+    PIPE = 141
+    """Nobody read stdout any more."""
+    TERMINATED = 143
+
+
+class Problem(Exception):
+    """A command cannot go on: the message, the exit code, and the user's frames if their code raised."""
+
+    def __init__(self, message: str, code: int = ExitCode.USAGE, *, traceback: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.traceback = traceback
+
+
+def write_stderr(text: str) -> None:
+    """Write to stderr; that it is closed or gone is no reason to fail."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # closed, a broken pipe, or None (no console): there is nobody to tell
+
+
+def say(message: str) -> None:
+    """One line on stderr, in the command's name, harmless whatever the message holds."""
+    write_stderr(f"overlapped: {cut(escape(message), MESSAGE_CHARS)}\n")
+
+
+def traceback_text(error: BaseException, *, ours: bool = False) -> str:
+    """The traceback, escaped: the user's frames only (`ours=True`: all); "" if no frame is left."""
+    shown = traceback.TracebackException.from_exception(error, compact=True)
+    if not ours:
+        kept = _keep_users_frames(shown)
+        if not kept and not isinstance(error, SyntaxError):  # which shows the line by itself
+            return ""
+    lines = "".join(shown.format()).splitlines()
+    return "".join(f"{escape(line)}\n" for line in lines)
+
+
+def users_place(error: BaseException) -> str:
+    """The deepest line of the user's own code in the traceback, as "job.py:12"; "" if there is none."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{os.path.basename(error.filename)}:{error.lineno}"
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+
+
+def _keep_users_frames(shown: traceback.TracebackException | None) -> int:
+    """Drop the frames that are not the user's, through causes and groups; count the others."""
+    if shown is None:
+        return 0
+    users = [frame for frame in shown.stack if _is_users(frame.filename)]
+    shown.stack = traceback.StackSummary.from_list(users)
+    linked = (shown.__cause__, shown.__context__, *(shown.exceptions or ()))
+    return len(users) + sum(_keep_users_frames(other) for other in linked)
+
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_JOBS = os.path.join(_OURS, "cli", "jobs")
+_LOOP = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "asyncio")
+
+
+def _is_users(filename: str) -> bool:
+    if filename.startswith("<frozen "):
+        return False
+    path = os.path.abspath(filename)
+    if path.startswith(_JOBS + os.sep):
+        return True
+    return not path.startswith((_OURS + os.sep, _LOOP + os.sep))
