@@ -442,7 +442,8 @@ def test_awaitables_and_generators_are_told_apart():
     assert is_awaitable(coro_object)
     assert is_awaitable(Awaited(1))
     coro_object.close()
-    for value in (1, None, "x", [], gen(1), Point(1), range(3), iter([])):
+    values: list[object] = [1, None, "x", [], gen(1), Point(1), range(3), iter([])]
+    for value in values:
         assert not is_awaitable(value)
     assert is_generator(gen(1))
     assert is_generator(agen(1))

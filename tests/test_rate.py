@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,7 +12,7 @@ from overlapped.errors import UsageError
 from overlapped.rate import Bucket, Rate
 
 
-def starts(bucket: Bucket, requests: list[tuple[float, float]]) -> list[float]:
+def starts(bucket: Bucket, requests: Sequence[tuple[float, float]]) -> list[float]:
     return [now + bucket.reserve(now, weight) for now, weight in requests]
 
 
