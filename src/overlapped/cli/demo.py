@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from overlapped.cli.job import load_job
 from overlapped.cli.progress import make_view
 from overlapped.cli.run import Outcome, conclude, execute, told
-from overlapped.cli.say import ExitCode, Problem, say, write_stderr
+from overlapped.cli.say import ExitCode, Problem, say, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
 from overlapped.cli.site import running_site
 from overlapped.report.text import counted, seconds
@@ -107,9 +107,9 @@ def _tell(shown: Shown, common: Common, signals: Signals) -> int:
         code, error = ExitCode.FAILED, f"{shown.items} pages were fetched, {saved} are in the database"
         say(error)
     if common.json:
-        print(json.dumps(_data(shown) | {"exit_code": int(code), "error": error}))
+        write_stdout(json.dumps(_data(shown) | {"exit_code": int(code), "error": error}))
     elif shown.outcome.report is not None:
-        print(_text(shown, shown.outcome.report))
+        write_stdout(_text(shown, shown.outcome.report))
     return code
 
 
@@ -124,9 +124,12 @@ def _urls(site: str) -> list[str]:
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> bytes:
-    connection.request("GET", path)
-    response = connection.getresponse()
-    body = response.read()
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Problem(f"the demo's site does not answer: {error}", ExitCode.FAILED) from error
     if response.status != 200:
         raise Problem(f"the demo's site answered {response.status} for {path}", ExitCode.FAILED)
     return body

@@ -6,19 +6,28 @@ import difflib
 import importlib.util
 import inspect
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overlapped.cli.say import ExitCode, Problem, traceback_text, users_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
     from overlapped import Flow
 
 SHOWN = 8
 """Names listed in a message; more would hide the sentence."""
+
+
+class _Script(SourceFileLoader):
+    """Loads a module as Python runs a script: without writing `__pycache__` beside it."""
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """No times to compare a cached file with, hence no cached file."""
+        raise OSError
 
 
 def load_job(target: str, args: Sequence[str]) -> Flow[Any]:
@@ -61,7 +70,7 @@ def _run_file(path: Path, args: Sequence[str]) -> ModuleType:
     stem = path.stem
     # a job named like a module that is already in use must not take its place
     name = stem if stem.isidentifier() and stem not in sys.modules else f"overlapped_job_{stem}"
-    spec = importlib.util.spec_from_loader(name, _loader(name, path), origin=str(path))
+    spec = importlib.util.spec_from_loader(name, _Script(name, str(path.absolute())), origin=str(path))
     if spec is None:
         raise Problem(f"{path}: Python cannot load it as a module")
     spec.has_location = True
@@ -71,12 +80,6 @@ def _run_file(path: Path, args: Sequence[str]) -> ModuleType:
     sys.modules[name] = module
     call_users(path.name, lambda: spec.loader.exec_module(module) if spec.loader else None)
     return module
-
-
-def _loader(name: str, path: Path) -> Any:
-    from importlib.machinery import SourceFileLoader
-
-    return SourceFileLoader(name, str(path.absolute()))
 
 
 def call_users(label: str, call: Callable[[], Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import sys
 import threading
@@ -18,19 +19,19 @@ MOST_WAITING_CHARS = 1 << 20
 
 
 class OutputLost(Exception):
-    """stdout could not be written; the cause is the `OSError`."""
+    """stdout could not be written; the cause says why."""
 
 
 class JsonLines:
     """Writes each result as one line; made and used on the loop, written on a thread of its own."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = sys.stdout if stream is None else stream
+        self._stream: TextIO | None = stream or sys.stdout
         self._loop = asyncio.get_running_loop()
         self._waiting: list[str] = []
         self._chars = 0
         self._ended = False
-        self._error: OSError | ValueError | None = None
+        self._error: Exception | None = None
         self._change = threading.Condition()
         self._room = asyncio.Event()
         self._over = asyncio.Event()
@@ -96,9 +97,11 @@ class JsonLines:
                 self._waiting.clear()
                 self._chars = 0
             try:
+                if self._stream is None:
+                    raise OSError(errno.EBADF, "it is closed")
                 self._stream.write(text)
                 self._stream.flush()
-            except (OSError, ValueError) as error:  # ValueError: stdout is closed
+            except Exception as error:  # noqa: BLE001 - disk full, closed, None: whatever it is, tell
                 self._error = error
                 ended = True
             try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack, contextmanager
+import sys
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from overlapped._engine.loop import new_loop
 from overlapped.cli.job import load_job
 from overlapped.cli.lines import JsonLines, OutputLost
 from overlapped.cli.progress import make_view
-from overlapped.cli.say import ExitCode, say, traceback_text, users_place, write_stderr
+from overlapped.cli.say import ExitCode, say, traceback_text, users_place, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
 from overlapped.report.plain import plain, plain_error
 from overlapped.report.text import counted
@@ -48,24 +50,20 @@ def run_job(
         with make_view("none" if common.quiet else common.progress, target) as view:
             flow = load_job(target, args)
             if common.verbose:
-                write_stderr(f"{flow.explain()}\n")
+                with redirect_stdout(sys.stderr):
+                    flow.explain()
             outcome = execute(
                 flow,
                 view=view,
                 signals=signals,
                 on_failure=cast("OnFailure", on_failure),
                 max_failures=max_failures,
-                lines=not common.json and not has_sink(flow),
+                lines=not common.json and not flow.has_sink,
             )
         code, error = conclude(outcome, signals, common)
         if common.json:
-            print(json.dumps({"exit_code": int(code), "error": error, "run": told(outcome.report)}))
+            write_stdout(json.dumps({"exit_code": int(code), "error": error, "run": told(outcome.report)}))
         return code
-
-
-def has_sink(flow: Flow[Any]) -> bool:
-    """Whether the flow writes its results somewhere itself."""
-    return getattr(flow, "sink", None) is not None
 
 
 def told(report: Report | None) -> dict[str, Any] | None:
@@ -83,17 +81,8 @@ def execute(
     lines: bool,
 ) -> Outcome:
     """Run a flow to its end in this thread; Ctrl-C and SIGTERM drain it, progress is shown."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_deliver(flow, view, signals, on_failure, max_failures, lines=lines))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the loop: uvloop where it is installed, else None for asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def _deliver(

@@ -47,6 +47,20 @@ def write_stderr(text: str) -> None:
         pass  # closed, a broken pipe, or None (no console): there is nobody to tell
 
 
+def write_stdout(line: str) -> None:
+    """Write one line of data.
+
+    Raises:
+        Problem: it does not get there (BrokenPipeError comes out as itself: nobody wants it).
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Problem(f"writing to stdout: {error}", ExitCode.FAILED) from error
+
+
 def say(message: str) -> None:
     """One line on stderr, in the command's name, harmless whatever the message holds."""
     write_stderr(f"overlapped: {cut(escape(message), MESSAGE_CHARS)}\n")

@@ -57,13 +57,13 @@ async def fetch(url: str, session: aiohttp.ClientSession) -> Page:
         return Page(url, await response.read())
 
 
-def running_total() -> Generator[Page | None, Page, None]:
-    """`x = yield y`: each page is sent in and handed on with the bytes of all pages so far."""
+def running_total() -> Generator[Page, Page, None]:
+    """`x = yield y`: a coroutine that is sent each page and hands it on with the bytes of all so far."""
     total = 0
-    page = yield None  # the first `next` only brings the coroutine to its first yield
+    page = Page("", b"")  # what the first yield gives, before anything was sent; nobody gets it
     while True:
-        total += len(page.body)
         page = yield page._replace(total_bytes=total)
+        total += len(page.body)
 
 
 def parse(page: Page) -> Counts:

@@ -1,0 +1,90 @@
+"""Describe what to do with each item; `overlapped` overlaps all the waiting with all the work.
+
+>>> from overlapped import flow
+>>> flow(range(3)).map(lambda x: x + 1).collect()
+[1, 2, 3]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from overlapped._version import __version__
+from overlapped.control.auto import AUTO
+from overlapped.errors import UsageError
+from overlapped.flow import Flow, concat, flow, merge, zip_
+
+if TYPE_CHECKING:
+    from overlapped.control.base import Controller, ControllerSpec, Sample
+    from overlapped.errors import (
+        CallTimeout,
+        OverlappedError,
+        Overloaded,
+        StuckCalls,
+        TooLarge,
+        TooManyFailures,
+    )
+    from overlapped.rate import Rate
+    from overlapped.record import FailureRecord, RunRecord, StageRecord
+    from overlapped.report.report import Report
+    from overlapped.retry import Retry
+    from overlapped.sinks.jsonl import Jsonl
+    from overlapped.sinks.sqlite import Sqlite
+    from overlapped.stages.base import Stage
+
+_LAZY = {  # imported when first asked for (PEP 562): sqlite3 and json are not everybody's
+    **dict.fromkeys(("Controller", "ControllerSpec", "Sample"), "overlapped.control.base"),
+    **dict.fromkeys(
+        ("CallTimeout", "OverlappedError", "Overloaded", "StuckCalls", "TooLarge", "TooManyFailures"),
+        "overlapped.errors",
+    ),
+    **dict.fromkeys(("FailureRecord", "RunRecord", "StageRecord"), "overlapped.record"),
+    "Rate": "overlapped.rate",
+    "Report": "overlapped.report.report",
+    "Retry": "overlapped.retry",
+    "Jsonl": "overlapped.sinks.jsonl",
+    "Sqlite": "overlapped.sinks.sqlite",
+    "Stage": "overlapped.stages.base",
+}
+
+__all__ = [
+    "AUTO",
+    "CallTimeout",
+    "Controller",
+    "ControllerSpec",
+    "FailureRecord",
+    "Flow",
+    "Jsonl",
+    "OverlappedError",
+    "Overloaded",
+    "Rate",
+    "Report",
+    "Retry",
+    "RunRecord",
+    "Sample",
+    "Sqlite",
+    "Stage",
+    "StageRecord",
+    "StuckCalls",
+    "TooLarge",
+    "TooManyFailures",
+    "UsageError",
+    "__version__",
+    "concat",
+    "flow",
+    "merge",
+    "zip_",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

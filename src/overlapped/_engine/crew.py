@@ -1,0 +1,546 @@
+"""The calls of one stage: who may start, in which order results leave, what happens to a failure."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from overlapped._engine.failure import Failure, as_value
+from overlapped._engine.feed import EVERYTHING, Through
+from overlapped._engine.trays import DROPPED, Spread, Tray
+from overlapped.control.base import Sample
+from overlapped.errors import CallTimeout, Overloaded
+from overlapped.record import Decision, StageRecord
+from overlapped.retry import retry_after_s
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from overlapped._engine.feed import Feed
+    from overlapped._engine.keys import Keys
+    from overlapped._engine.scope import Scope
+    from overlapped.control.base import ControllerSpec, Outcome
+    from overlapped.rate import Rate
+    from overlapped.retry import Retry
+
+    Emit = Callable[[list[object]], Awaitable[None]]
+
+MAX_UNTAKEN_BYTES: Final = 64 * 2**20
+"""With AUTO, `bytes` and `str` results that nobody has taken stay below this (one is always allowed)."""
+
+MAX_DECISIONS: Final = 1_000
+"""Changes of the limit that are kept for the report."""
+
+
+class Job:
+    """One item on its way through a crew."""
+
+    __slots__ = ("attempt", "has_emitted", "has_place", "has_token", "index", "item", "key", "pending")
+
+    def __init__(self, index: int, item: object) -> None:
+        self.index = index
+        self.item = item
+        self.attempt = 1
+        self.key: object = None
+        self.has_place = False  # among the calls of its key
+        self.has_token = False  # of the rate, for a start that is still to come
+        self.has_emitted = False  # a part of its results is out: it cannot be called again
+        # How to finish what the call has returned already, if that turned out to be awaitable.
+        self.pending: Callable[[Emit], Awaitable[object]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CrewSpec:
+    """What the user asked of one stage's calls. The words are those of `Flow.map`."""
+
+    name: str
+    verb: str
+    ordered: bool
+    concurrency: ControllerSpec
+    fatal: bool  # a failure here ends the run: raise mode, and no later `.catch`
+    many: bool = False  # a call may give many results (flat_map)
+    weighs: bool = False  # items are batches: a failure counts for all of them
+    bounds_bytes: bool = False
+    retry: Retry | None = None
+    timeout_s: float | None = None
+    rate: Rate | None = None
+    retry_after_cap_s: float = 300.0
+
+
+class Shape(Protocol):
+    """Where a crew's calls run: in its own workers (direct) or behind a port (threads, processes)."""
+
+    lane: str
+    why: str
+
+    def start(self) -> None:
+        """Begin to pull."""
+
+    def wake(self) -> None:
+        """Something has changed: room, items, a pause's end, a job that is due."""
+
+    def busy(self) -> int:
+        """Items that are being called, waiting for a retry in their slot included."""
+        ...
+
+    def drop_after(self, index: int) -> None:
+        """Cancel every item beyond `index`."""
+
+    def retire(self, then: Callable[[], None]) -> None:
+        """Start nothing new, give unstarted jobs back, and call `then()` when nothing runs."""
+
+    def cpu_s(self) -> float | None:
+        """CPU time of the calls, s, where it can be told."""
+
+
+class Crew(Through):
+    """Pulls items, has them called by its shape, and hands the outcomes on in their places.
+
+    Look-ahead: items admitted whose results nobody has taken - running, parked, waiting for their
+    turn, finished - are at most `4 * limit + 16`, in both orders.
+
+    Order: `head` is the index whose result leaves next, `late` holds those that came before their turn.
+    """
+
+    def __init__(self, up: Feed, scope: Scope, spec: CrewSpec, keys: Keys | None = None) -> None:
+        super().__init__(up)
+        self.scope = scope
+        self.spec = spec
+        self.keys = keys
+        self.bucket = scope.bucket(spec.rate) if spec.rate is not None else None
+        self.weigh: Callable[[Any], float] | None = spec.rate.weigh if spec.rate is not None else None
+        self.controller = spec.concurrency.controller()
+        self.limit = self.controller.limit
+        self.learns = not hasattr(self.controller, "controller")  # Fixed is its own controller: nothing to learn
+        self.limits = (self.limit, self.limit)
+        self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
+        self.shape: Shape = None  # type: ignore[assignment]  # `install` sets it before the run starts
+        # what comes in
+        self.input: Iterator[object] = iter(())
+        self.admitted = 0
+        self.admit_until = -1  # an index, or -1: look at everything before the next pull
+        self.wanted = EVERYTHING
+        self.is_closed = False  # no new item will be admitted: a fatal failure is known
+        self.last = EVERYTHING  # index of the earliest fatal failure: nothing beyond it is delivered
+        self.ready: deque[Job] = deque()
+        self.parked: dict[Job, asyncio.TimerHandle | None] = {}
+        self.paused_until_s = -math.inf
+        # what goes out
+        self.out: list[object] = []
+        self.late: dict[int, object] = {}
+        self.head = 0
+        self.released = 0
+        self.lent = 0
+        self.lent_bytes = 0
+        self.untaken_bytes = 0
+        self.listening = False
+        self.barrier: list[Failure] = []
+        self.is_complete = False  # nothing will be added to `out` any more
+        # the account
+        self.calls = self.retries = self.failed = self.failures = self.timeouts = self.handed_on = 0
+        self.service_s = self.starved_s = self.blocked_s = self.paused_s = 0.0
+        scope.crews.append(self)
+
+    # -- shape ---------------------------------------------------------------------------------
+
+    def install(self, shape: Shape) -> None:
+        """Let `shape` make the calls."""
+        self.shape = shape
+
+    def switch(self, make: Callable[[], Shape]) -> None:
+        """Change the lane: the old one finishes what runs, then the new one goes on."""
+
+        def change() -> None:
+            self.shape = make()
+            self.open_gate()
+            self.shape.start()
+
+        self.shape.retire(change)
+
+    def start(self) -> None:
+        """Start upstream, then pull."""
+        super().start()
+        self.shape.start()
+
+    def _heard(self) -> None:
+        self.shape.wake()
+
+    # -- what comes in --------------------------------------------------------------------------
+
+    @property
+    def cap(self) -> int:
+        """Bound of the look-ahead."""
+        return 4 * self.limit + 16
+
+    def open_gate(self) -> None:
+        """Recompute up to where items may be pulled without a look at anything else."""
+        if self.ready or self.is_over_admitting or self.paused_s_left() > 0 or self._is_full():
+            self.admit_until = -1
+        else:
+            self.admit_until = min(self.released + self.cap, self.wanted)
+
+    def _is_full(self) -> bool:
+        return (self.untaken_bytes >= MAX_UNTAKEN_BYTES) or (self.spec.many and len(self.out) >= self.cap)
+
+    @property
+    def is_over_admitting(self) -> bool:
+        """True if no new item will ever be started."""
+        return self.is_closed or self.admitted >= self.wanted
+
+    def refill(self) -> bool:
+        """Make sure that `input` holds an item that may be started now; False if none may."""
+        if self.is_over_admitting or self._is_full():
+            return False
+        room = min(self.released + self.cap, self.wanted) - self.admitted
+        if length_hint(self.input):
+            return room > 0
+        if room <= 0:
+            self.up.take(0)  # what we had taken has been started: upstream need not count it any more
+            return False
+        chunk = self.up.take(room)
+        self.input = iter(chunk)
+        return bool(chunk)
+
+    def next_job(self) -> Job | None:
+        """The next item that may be started, failures upstream put in their places; None if none may."""
+        while self.refill():
+            item = next(self.input)
+            index = self.admitted
+            self.admitted += 1
+            if not isinstance(item, Failure):
+                return Job(index, item)
+            self.pass_by(index, item)
+        return None
+
+    @property
+    def has_no_input(self) -> bool:
+        """True if no new item will come: upstream has ended, or nothing more is wanted."""
+        return self.is_over_admitting or (not length_hint(self.input) and self.up.ended)
+
+    def check_end(self) -> None:
+        """Tell the next stage if this was all. Called whenever a slot finds nothing to do."""
+        if self.ended or not self.has_no_input or self.shape.busy() or self.ready or self.parked:
+            return
+        if self.keys is not None and self.keys.waiting:
+            return
+        self.out.extend(self.barrier)
+        self.barrier.clear()
+        self.is_complete = True
+        self.ended = not self.out
+        self.announce()
+
+    def demand(self, total: int) -> None:
+        """One to one, so what is not wanted here is not wanted upstream."""
+        if self.spec.many or self.spec.verb == "filter":
+            return
+        self.wanted = total
+        self.up.demand(total)
+        self.open_gate()
+        self.shape.wake()
+
+    def halt(self) -> None:
+        """Cancel everything: nobody wants a result any more."""
+        self._stop_at(-1)
+        self.out.clear()
+        self.ended = self.is_complete = True
+
+    # -- what goes out --------------------------------------------------------------------------
+
+    def take(self, want: int) -> list[object]:
+        """Results in their order; the earlier ones no longer count in the look-ahead."""
+        if self.lent:
+            if not self.spec.many:
+                self.released += self.lent
+            self.untaken_bytes -= self.lent_bytes
+            self.lent = self.lent_bytes = 0
+            self.open_gate()
+            self.shape.wake()
+        if want <= 0:
+            return []
+        out = self.out
+        if not out:
+            self.listening = True
+            return []
+        # Half of the bound at most, so that the crew goes on while the next stage works on its chunk.
+        chunk = out[: min(want, max(1, self.cap // 2))]
+        del out[: len(chunk)]
+        self.lent = len(chunk)
+        self.handed_on += len(chunk)
+        if self.untaken_bytes:
+            self.lent_bytes = sum(len(r) for r in chunk if isinstance(r, (bytes, str)))
+        if self.spec.many:
+            self.open_gate()
+            self.shape.wake()
+        self.ended = self.is_complete and not out
+        return chunk
+
+    def announce(self) -> None:
+        """Call the listener, if it waits."""
+        if self.listening:
+            self.listening = False
+            self.notify()
+
+    def settle(self, index: int, result: object) -> None:
+        """Put the outcome of item `index` in its place and let go what has its turn."""
+        if index > self.last:
+            return
+        if not self.spec.ordered:
+            self._emit(result)
+        elif index != self.head:
+            tray = self.late.get(index)
+            if isinstance(tray, Tray):
+                tray.close(result)
+            else:
+                self.late[index] = result
+            return
+        else:
+            self._emit(result)
+            self.head += 1
+            if self.late:
+                self.advance()
+        self.announce()
+
+    def advance(self) -> None:
+        """Let go the results that waited for the one before them."""
+        late = self.late
+        while self.head in late:
+            held = late[self.head]
+            if isinstance(held, Tray):
+                self.out.extend(held.give())
+                if not held.is_closed:
+                    return  # the head's own results go straight out from now on
+                held = held.end
+            del late[self.head]
+            self._emit(held)
+            self.head += 1
+
+    def _emit(self, result: object) -> None:
+        if isinstance(result, Spread):
+            self.out.extend(result.items)
+            result = result.end
+        if result is not DROPPED:
+            self.out.append(result)
+        if self.spec.many or result is DROPPED:
+            self.released += 1
+            self.open_gate()
+
+    def emit_part(self, index: int, items: list[object]) -> Tray | None:
+        """Some results of a call that goes on. Returns the tray they wait on, if it is not their turn."""
+        if index > self.last:
+            return None
+        if self.spec.ordered and index != self.head:
+            tray = self.late.get(index)
+            if not isinstance(tray, Tray):
+                tray = self.late[index] = Tray()
+            tray.items.extend(items)
+            return tray
+        self.out.extend(items)
+        self.announce()
+        return None
+
+    def on_tray(self, index: int) -> int:
+        """Partial results of the call for `index` that wait for their turn."""
+        tray = self.late.get(index)
+        return len(tray.items) if isinstance(tray, Tray) else 0
+
+    def weigh_result(self, result: object) -> None:
+        """Count the bytes of a result that nobody has taken yet."""
+        if isinstance(result, (bytes, str)):
+            self.untaken_bytes += len(result)
+            if self.untaken_bytes >= MAX_UNTAKEN_BYTES:
+                self.open_gate()
+
+    # -- failures -------------------------------------------------------------------------------
+
+    def pass_by(self, index: int, failure: Failure) -> None:
+        """A failure from an earlier stage keeps its place; a fatal one is the last item that is pulled."""
+        self.failures += 1
+        if not (failure.dead or self.spec.fatal):
+            self.settle(index, failure)
+        elif self.spec.ordered:
+            self.settle(index, failure)
+            self._stop_at(index)
+        else:  # calls that started before it was known are finished and delivered first
+            self.barrier.append(failure)
+            self.is_closed = True
+            self.up.halt()
+            self.open_gate()
+
+    def fail(self, job: Job, error: BaseException) -> Failure:
+        """The final failure of an item; nothing new starts if it ends the run."""
+        weight = len(job.item) if self.spec.weighs and isinstance(job.item, list) else 1
+        failure = Failure(error, self.spec.name, job.item, attempts=job.attempt, weight=weight)
+        self.failed += weight
+        self.failures += 1
+        if self.spec.fatal:
+            self.scope.failed_for_good(failure)
+            self.is_closed = True
+            self.admit_until = -1
+            # One turn later: calls that fail in this same turn are heard, not cancelled.
+            self.scope.loop.call_soon(self._stop_at, job.index)
+        return failure
+
+    def _stop_at(self, index: int) -> None:
+        """Nothing beyond `index` is wanted: as completed, nothing but what is out."""
+        bound = index if self.spec.ordered else -1
+        if bound >= self.last:
+            return
+        self.last = bound
+        self.is_closed = True
+        self.admit_until = -1
+        self.up.halt()
+        for job, timer in list(self.parked.items()):
+            if job.index > bound:
+                self.scope.forget(timer)
+                del self.parked[job]
+        self.ready = deque(job for job in self.ready if job.index <= bound)
+        if self.keys is not None:
+            self.keys.drop_after(bound)
+        for late in [i for i in self.late if i > bound]:
+            held = self.late.pop(late)
+            if isinstance(held, Tray):
+                held.abandon()
+        self.shape.drop_after(bound)
+        self.shape.wake()
+        self.check_end()
+
+    def judge(self, job: Job, error: BaseException) -> float | None:
+        """Seconds until the next attempt of a failed call, or None if this was the last.
+
+        An exception that asks for a pause (`retry_after_s`) stops all new starts of the stage, or of
+        the item's key, even if this item is not tried again.
+        """
+        retry = self.spec.retry
+        asked = retry_after_s(error)
+        cap = retry.retry_after_cap_s if retry is not None else self.spec.retry_after_cap_s
+        if asked is not None and asked > cap:
+            error.add_note(f"overlapped: asked to wait {asked:g} s, more than {cap:g} s: not tried again")
+            return None
+        if asked:
+            self.pause(job, asked)
+        if retry is None or job.attempt >= retry.attempts or not retry.is_retried(error):
+            return None
+        job.attempt += 1
+        self.retries += 1
+        return max(asked or 0.0, retry.delay_s(job.attempt - 1, self.scope.random.random()))
+
+    def pause(self, job: Job, seconds: float) -> None:
+        """No call of this stage (of this key, where there are keys) starts for `seconds`."""
+        until = self.scope.clock() + seconds
+        if self.keys is not None:
+            self.keys.pause(job.key, until)
+            return
+        if until > self.paused_until_s:
+            self.paused_s += until - max(self.paused_until_s, self.scope.clock())
+            self.paused_until_s = until
+            self.open_gate()
+            self.scope.later(seconds, self._unpaused)
+
+    def paused_s_left(self) -> float:
+        """Seconds for which nothing may start, 0 if something may."""
+        if self.paused_until_s == -math.inf:
+            return 0.0
+        left = self.paused_until_s - self.scope.clock()
+        if left > 1e-9:  # below the clock's own steps it is over
+            return left
+        self.paused_until_s = -math.inf
+        return 0.0
+
+    def key_paused_s_left(self, job: Job) -> float:
+        """Seconds for which no call of the job's key may start."""
+        return self.keys.paused_s_left(job.key) if self.keys is not None else 0.0
+
+    def reserve(self, job: Job) -> float:
+        """Take a rate token; returns the seconds to wait for it."""
+        if self.bucket is None:
+            return 0.0
+        return self.bucket.reserve(self.scope.clock(), self.weigh(job.item) if self.weigh is not None else 1.0)
+
+    def _unpaused(self) -> None:
+        if (left := self.paused_s_left()) > 0:
+            self.scope.later(left, self._unpaused)
+            return
+        self.open_gate()
+        self.shape.wake()
+
+    # -- jobs that wait without a slot -------------------------------------------------------------
+
+    @property
+    def patience_s(self) -> float:
+        """A retry due within this keeps its slot; a longer one is parked."""
+        return max(1.0, 2 * self.service_s / max(1, self.calls))
+
+    def park(self, job: Job, delay_s: float) -> None:
+        """Give the slot back; when due, the job runs before any new item."""
+        self.parked[job] = self.scope.later(delay_s, lambda: self.unpark(job))
+
+    def unpark(self, job: Job) -> None:
+        """The job is due."""
+        if self.parked.pop(job, self) is not self:  # it may have been dropped meanwhile
+            self.enqueue(job)
+
+    def enqueue(self, job: Job) -> None:
+        """Run this job before any new item."""
+        self.ready.append(job)
+        self.open_gate()
+        self.shape.wake()
+
+    # -- control and account -----------------------------------------------------------------------
+
+    def own_error(self, error: BaseException) -> BaseException:
+        """The exception as it may travel."""
+        return as_value(error, self.spec.name)
+
+    def timed_out(self) -> CallTimeout:
+        """What a call that took too long failed with."""
+        self.timeouts += 1
+        return CallTimeout(f"{self.spec.name} took longer than timeout_s={self.spec.timeout_s:g}")
+
+    def learn(self, started_s: float, now_s: float, outcome: Outcome, in_flight: int, *, binding: bool) -> None:
+        """Show the controller a finished attempt and follow its decision."""
+        binding = binding and self.paused_until_s == -math.inf and not self.parked
+        limit = max(1, self.controller.finished(Sample(now_s, started_s, outcome, in_flight, binding)))
+        if limit != self.limit:
+            at = now_s - self.scope.started_s
+            self.decisions.append(Decision(at, self.limit, limit, self.controller.reason))
+            self.limit = limit
+            self.limits = (min(self.limits[0], limit), max(self.limits[1], limit))
+            self.open_gate()
+            self.shape.wake()
+
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """What a failure says about load."""
+        if isinstance(error, (Overloaded, TimeoutError)) or retry_after_s(error) is not None:
+            return "drop"
+        return "ignore"
+
+    def record(self) -> StageRecord:
+        """The account so far."""
+        return StageRecord(
+            name=self.spec.name,
+            verb=self.spec.verb,
+            lane=self.shape.lane,
+            why=self.shape.why,
+            limit=self.limit,
+            limit_range=self.limits,
+            reason=self.controller.reason,
+            in_flight=self.shape.busy(),
+            ahead=self.admitted - self.released,
+            items_in=self.admitted,
+            items_out=max(0, self.handed_on - self.failures),
+            calls=self.calls,
+            retries=self.retries,
+            failed=self.failed,
+            timeouts=self.timeouts,
+            parked=len(self.parked) + (self.keys.waiting if self.keys is not None else 0),
+            service_s=self.service_s,
+            cpu_s=self.shape.cpu_s(),
+            starved_s=self.starved_s,
+            blocked_s=self.blocked_s,
+            paused_s=self.paused_s,
+            decisions=tuple(self.decisions),
+        )

@@ -1,0 +1,433 @@
+"""Calls made by workers on the loop: the shape of the coroutine and the inline lane."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from operator import length_hint
+from typing import TYPE_CHECKING, Final
+
+from overlapped._engine.crew import Job
+from overlapped._engine.deadline import Deadline
+from overlapped._engine.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from overlapped._engine.crew import Crew
+
+LONG_INLINE_CALL_S: Final = 0.010
+"""One inline call as long as this sends a stage's calls back to threads for good (DESIGN.md rule 14)."""
+
+
+class _Slot:
+    """One worker: what it is doing now."""
+
+    __slots__ = ("at_gate", "in_flight", "index", "is_dropped", "is_overdue", "started_s", "task")
+
+    def __init__(self) -> None:
+        self.index = -1
+        self.in_flight = 1  # calls in flight when its own started, itself included
+        self.at_gate = True  # it makes no call
+        self.is_overdue = False  # its call's time was up and it has been cancelled for that
+        self.is_dropped = False  # its item is no longer wanted
+        self.started_s = math.inf  # of the attempt that runs; infinity while there is none
+        self.task: asyncio.Task[object] | None = None
+
+
+class Direct:
+    """k workers that pull from one iterator; k is the limit.
+
+    A worker makes call after call until something else must be looked at: no room, no input, something
+    due, a limit that has changed, the end of a time slice. All of that, and all waiting, is at its *gate*.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        call: Callable[..., Awaitable[object]],
+        lane: str,
+        why: str,
+        *,
+        most: int | None = None,
+        on_long_call: Callable[[float], None] | None = None,
+    ) -> None:
+        self.crew = crew
+        self.call = call
+        self.lane = lane
+        self.why = why
+        self.most = most
+        self.on_long_call = on_long_call
+        self.slots: set[_Slot] = set()
+        self.idle = 0
+        self.sleepers: deque[asyncio.Future[None]] = deque()
+        self.emitters: deque[asyncio.Future[None]] = deque()
+        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, lambda: self.slots, self._expire)
+        self.retired: Callable[[], None] | None = None
+
+    # -- the shape, seen from the crew --------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the first worker; each one that finds work starts more, up to the limit."""
+        self._enlist()
+
+    @property
+    def target(self) -> int:
+        """How many workers there should be."""
+        if self.retired is not None:
+            return 0
+        limit = self.crew.limit
+        return limit if self.most is None else min(limit, self.most)
+
+    def wake(self) -> None:
+        """Let one worker look at the gate; it wakes others if there is more to do."""
+        if self.emitters and len(self.crew.out) < self.crew.cap:
+            _wake_one(self.emitters)
+        if not _wake_one(self.sleepers) and not self.idle and len(self.slots) < self.target:
+            if not (self.crew.is_complete or self.crew.scope.closing):
+                self._enlist()
+
+    def busy(self) -> int:
+        """Workers that are not at the gate."""
+        return len(self.slots) - self.idle
+
+    def drop_after(self, index: int) -> None:
+        """Cancel the calls of items beyond `index`."""
+        for slot in self.slots:
+            if slot.index > index and not slot.at_gate and not slot.is_dropped and slot.task is not None:
+                slot.is_dropped = True
+                slot.task.cancel()
+
+    def retire(self, then: Callable[[], None]) -> None:
+        """Let every worker finish its call and leave."""
+        self.retired = then
+        self.crew.admit_until = -1
+        while _wake_one(self.sleepers):
+            pass
+        if not self.slots:
+            self._retire_if_empty()
+
+    def cpu_s(self) -> float | None:
+        """Not known: these calls share the loop's thread."""
+        return None
+
+    # -- workers ------------------------------------------------------------------------------------
+
+    def _enlist(self) -> None:
+        slot = _Slot()
+        self.slots.add(slot)
+        self.idle += 1
+        slot.task = self.crew.scope.spawn(self._work(slot), self.crew.spec.name)
+
+    def _retire_if_empty(self) -> None:
+        if self.retired is not None and not self.slots:
+            then, self.retired = self.retired, None
+            then()
+
+    async def _work(self, slot: _Slot) -> None:
+        """The hot loop: what stands in it is paid for by every item (docs/design.md has the prices)."""
+        crew, call = self.crew, self.call
+        clock, turn = crew.scope.clock, crew.scope.turn
+        late, put, ordered = crew.late, crew.out.append, crew.spec.ordered
+        is_plain = crew.keys is None and crew.bucket is None and not crew.spec.many and crew.spec.verb != "filter"
+        learns = crew.learns or crew.spec.bounds_bytes
+        has_cancel = slot.task.cancelling  # type: ignore[union-attr]  # set by `_enlist`
+        calls, service_s = 0, 0.0
+        try:
+            while await self._gate(slot):
+                started = clock()
+                for item in crew.input:
+                    index = crew.admitted
+                    crew.admitted = index + 1
+                    if item.__class__ is Failure:
+                        crew.pass_by(index, item)  # type: ignore[arg-type]  # its class has just been asked
+                        if crew.admitted >= crew.admit_until:
+                            break
+                        continue
+                    if is_plain:
+                        slot.index = index
+                        slot.started_s = started
+                        if learns:
+                            slot.in_flight = len(self.slots) - self.idle
+                        try:
+                            result = await call(item)
+                        except GeneratorExit:
+                            raise  # nobody runs this coroutine any more
+                        except BaseException as error:  # noqa: BLE001 - becomes the item's, or is raised again
+                            await self._perform(slot, Job(index, item), error)
+                            now = clock()
+                        else:
+                            now = clock()
+                            calls += 1
+                            service_s += now - started
+                            if has_cancel():
+                                await self._absorb(slot)
+                            if learns:
+                                self._learn(slot, started, now, result)
+                            if not ordered or index == crew.head:
+                                put(result)
+                                if ordered:
+                                    crew.head = index + 1
+                                    if late:
+                                        crew.advance()
+                                if crew.listening:
+                                    crew.announce()
+                            else:
+                                late[index] = result
+                    else:
+                        await self._perform(slot, Job(index, item), None)
+                        now = clock()
+                    if crew.admitted >= crew.admit_until or now > turn.deadline:
+                        if self.on_long_call is not None and now - started > LONG_INLINE_CALL_S:
+                            self.on_long_call(now - started)
+                        break
+                    started = now
+                crew.calls += calls
+                crew.service_s += service_s
+                calls, service_s = 0, 0.0
+        except asyncio.CancelledError as error:
+            if not (slot.is_dropped or crew.scope.closing):
+                crew.scope.abort(error)  # somebody else has cancelled our task
+        finally:
+            crew.calls += calls
+            crew.service_s += service_s
+            self._sign_off(slot)
+
+    def _sign_off(self, slot: _Slot) -> None:
+        """Lower the count in the worker's own last step: by a callback, all workers would leave at once."""
+        if slot in self.slots:
+            self.slots.discard(slot)
+            self.idle -= slot.at_gate
+        self._retire_if_empty()
+        if not self.crew.scope.closing:
+            self.crew.check_end()
+            self.wake()
+
+    async def _gate(self, slot: _Slot) -> bool:
+        """Wait until an item of `crew.input` may be called; False if this worker is not needed any more."""
+        crew, turn = self.crew, self.crew.scope.turn
+        slot.started_s = math.inf
+        if not slot.at_gate:
+            slot.at_gate = True
+            self.idle += 1
+        if crew.scope.clock() > turn.deadline:
+            if turn.armed:
+                while turn.armed:
+                    await asyncio.sleep(0)
+            else:
+                turn.arm()
+        while len(self.slots) <= self.target:
+            if crew.paused_s_left() > 0:
+                await self._sleep()
+            elif crew.ready:
+                job = crew.ready.popleft()
+                self._go(slot)
+                await self._perform(slot, job, None)
+                slot.at_gate = True
+                self.idle += 1
+            elif crew.refill():
+                self._go(slot)
+                return True
+            else:
+                crew.check_end()
+                if crew.is_complete:
+                    break
+                await self._sleep()
+        self.slots.discard(slot)
+        self.idle -= 1
+        return False
+
+    def _go(self, slot: _Slot) -> None:
+        """Leave the gate for a call, and see to it that someone else looks for the next item."""
+        crew = self.crew
+        slot.at_gate = False
+        self.idle -= 1
+        crew.open_gate()
+        self.deadline.watch()
+        for _ in range(2 if length_hint(crew.input) > 1 else 1):  # each of them wakes more
+            if not _wake_one(self.sleepers):
+                if self.idle or len(self.slots) >= self.target:
+                    break
+                self._enlist()
+
+    async def _sleep(self) -> None:
+        """Wait at the gate."""
+        crew = self.crew
+        is_blocked = crew.admitted - crew.released >= crew.cap
+        before = crew.scope.clock()
+        await _wait_in(self.sleepers)
+        waited = crew.scope.clock() - before
+        if is_blocked:
+            crew.blocked_s += waited
+        else:
+            crew.starved_s += waited
+
+    # -- one item, with everything that may happen to it ------------------------------------------------
+
+    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:
+        """Bring an item to its end: key, pause, rate, attempts, retries. `error`: its first attempt's, if made."""
+        crew = self.crew
+        slot.index = job.index
+        while True:
+            if error is None:
+                try:
+                    if crew.keys is not None and not crew.keys.enter(job):
+                        return  # it waits for its key
+                    await self._wait_for_leave(slot, job)
+                    result = await self._attempt(slot, job)
+                except GeneratorExit:
+                    raise
+                except BaseException as raised:  # noqa: BLE001 - becomes the item's, or is raised again
+                    error = raised
+            if error is None:
+                break
+            now, started = crew.scope.clock(), slot.started_s
+            slot.started_s = math.inf
+            error = await self._own(slot, job, error)
+            if started != math.inf:
+                crew.calls += 1
+                crew.service_s += now - started
+                self._learn_failure(slot, started, now, error)
+            delay = None if job.has_emitted else crew.judge(job, error)
+            if delay is None:
+                result = crew.fail(job, error)
+                break
+            error = None
+            if delay > crew.patience_s:
+                if crew.keys is not None:
+                    crew.keys.leave(job)
+                crew.park(job, delay)
+                return
+            await asyncio.sleep(delay)
+        slot.started_s = math.inf
+        if crew.keys is not None:
+            crew.keys.leave(job)
+        crew.settle(job.index, result)
+
+    async def _wait_for_leave(self, slot: _Slot, job: Job) -> None:
+        """Wait for the end of a pause and for a rate token; that is queueing, so no time-out runs."""
+        crew = self.crew
+        slot.started_s = math.inf
+        while (left := crew.paused_s_left() or crew.key_paused_s_left(job)) > 0:
+            await asyncio.sleep(left)
+        if (delay := crew.reserve(job)) > 0:
+            await asyncio.sleep(delay)
+
+    async def _attempt(self, slot: _Slot, job: Job) -> object:
+        """One call."""
+        crew = self.crew
+        slot.in_flight = self.busy()
+        slot.started_s = started = crew.scope.clock()
+        self.deadline.watch()
+        if job.pending is not None:
+            pending, job.pending = job.pending, None
+            result = await pending(lambda items: self._emit(slot, job, items))
+        elif crew.spec.many:
+            result = await self.call(job.item, lambda items: self._emit(slot, job, items))
+        else:
+            result = await self.call(job.item)
+        now = crew.scope.clock()
+        crew.calls += 1
+        crew.service_s += now - started
+        if slot.task is not None and slot.task.cancelling():
+            await self._absorb(slot)
+        if crew.learns or crew.spec.bounds_bytes:
+            self._learn(slot, started, now, result)
+        return result
+
+    async def _emit(self, slot: _Slot, job: Job, items: list[object]) -> None:
+        """Hand on some results of a call that goes on; wait while there is no room for more."""
+        crew = self.crew
+        job.has_emitted = True
+        tray = crew.emit_part(job.index, items)
+        started, slot.started_s = slot.started_s, math.inf
+        before = crew.scope.clock()
+        if tray is None:
+            while len(crew.out) >= crew.cap:
+                await _wait_in(self.emitters)
+        elif tray.is_full:
+            await tray.wait_for_room()
+        slot.started_s = started + crew.scope.clock() - before
+
+    async def _own(self, slot: _Slot, job: Job, error: BaseException) -> BaseException:
+        """The error as the item's own; raises CancelledError if it is this worker that was to end."""
+        crew, scope = self.crew, self.crew.scope
+        is_cancel = isinstance(error, asyncio.CancelledError)
+        if slot.is_dropped or scope.closing or scope.is_ending:
+            if is_cancel:
+                raise error
+            if slot.is_dropped:
+                crew.fail(job, crew.own_error(error))
+            else:
+                scope.cleanup_errors.append(error)
+            raise asyncio.CancelledError from error
+        was_overdue = slot.is_overdue
+        if is_cancel or was_overdue:
+            await self._absorb(slot)
+        if was_overdue and is_cancel:
+            late = crew.timed_out()
+            late.__cause__ = error
+            return late
+        if not isinstance(error, (Exception, asyncio.CancelledError)):
+            scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
+            raise asyncio.CancelledError from error
+        return crew.own_error(error)
+
+    async def _absorb(self, slot: _Slot) -> None:
+        """Take a cancel that a call left pending, or it would hit this worker's next item.
+
+        Two ways to it: a time-out fires in the very turn in which the call returns; a call cancels its
+        own task and returns. The count of `Task.cancelling` tells; the next await delivers it.
+        """
+        task, scope = slot.task, self.crew.scope
+        assert task is not None
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            pass
+        if slot.is_dropped or scope.closing or scope.is_ending:
+            raise asyncio.CancelledError
+        while task.uncancel() > 0:
+            pass
+        slot.is_overdue = False
+
+    def _expire(self, slot: _Slot) -> None:
+        if slot.task is not None:
+            slot.is_overdue = True
+            slot.task.cancel()
+
+    # -- what the controller sees -----------------------------------------------------------------------
+
+    def _learn(self, slot: _Slot, started: float, now: float, result: object) -> None:
+        crew = self.crew
+        if crew.spec.bounds_bytes:
+            crew.weigh_result(result)
+        if crew.learns:
+            crew.learn(started, now, "ok", slot.in_flight, binding=not self.idle)
+
+    def _learn_failure(self, slot: _Slot, started: float, now: float, error: BaseException) -> None:
+        crew = self.crew
+        if crew.learns:
+            crew.learn(started, now, crew.outcome_of(error), slot.in_flight, binding=not self.idle)
+
+
+def _wake_one(waiters: deque[asyncio.Future[None]]) -> bool:
+    while waiters:
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return True
+    return False
+
+
+async def _wait_in(waiters: deque[asyncio.Future[None]]) -> None:
+    """Wait to be woken; a waiter that is cancelled after it was woken passes its turn on."""
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        if waiter.done() and not waiter.cancelled():
+            _wake_one(waiters)
+        raise

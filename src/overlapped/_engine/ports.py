@@ -1,0 +1,386 @@
+"""Calls made elsewhere: items are put into a port, outcomes come back one by one, as each finishes."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+
+from overlapped._engine.callables import is_awaitable, is_generator
+from overlapped._engine.crew import Job
+from overlapped._engine.deadline import Deadline
+from overlapped._engine.scope import GRACE_S
+from overlapped.errors import StuckCalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from overlapped._engine.crew import Crew
+    from overlapped._engine.deadline import Timed
+
+STUCK_S: Final = 1.0
+"""How long all slots must be lost before a run is given up; a call that is merely slow has ended by then."""
+
+
+class Outcome(NamedTuple):
+    """What became of one call, or a part of it.
+
+    Attributes:
+        index: the item's.
+        kind: "ok" (value = result), "error" (value = exception), "part" (value = list of results of a
+            call that goes on).
+        value: see `kind`.
+        started_s, ended_s: on the run's clock.
+        cpu_s: CPU time of the call, s.
+        in_flight: calls in flight when it started, itself included.
+    """
+
+    index: int
+    kind: Literal["ok", "error", "part"]
+    value: object
+    started_s: float = 0.0
+    ended_s: float = 0.0
+    cpu_s: float = 0.0
+    in_flight: int = 1
+
+
+class Running(Protocol):
+    """A place of the port that makes a call now."""
+
+    started_s: float
+    index: int
+
+
+class Port(Protocol):
+    """Where calls run that the loop cannot make itself. Checked by `overlapped.testing.check_lane`.
+
+    All methods are called on the loop. `deliver` (given when the port is made) is called on the loop
+    with outcomes as they come; a part is followed by its call's end.
+    """
+
+    def open(self, deliver: Callable[[list[Outcome]], None]) -> None:
+        """Be ready to take jobs."""
+
+    def put(self, jobs: list[tuple[int, object]]) -> None:
+        """Call the function for these items, in this order, as places get free."""
+
+    def limit(self, n: int) -> None:
+        """Make at most `n` calls at once from now on; what runs goes on."""
+
+    def withdraw(self) -> list[tuple[int, object]]:
+        """Take back all jobs that have not been started."""
+        ...
+
+    def running(self) -> Iterable[Running]:
+        """The calls that run now."""
+        ...
+
+    def acknowledge(self, index: int, count: int) -> None:
+        """`count` partial results of the call for item `index` have been taken: it may go on."""
+
+    def cancel(self, index: int) -> bool:
+        """Cancel the call for item `index`; False if this port cannot."""
+        ...
+
+    async def close(self, grace_s: float) -> int:
+        """End all places; returns how many had to be abandoned because their call did not end."""
+        ...
+
+
+class Ported:
+    """The shape of a port lane: keeps the port filled, brings outcomes to their places.
+
+    A jobs is *pending* from being put until its outcome; it is *held* while it waits for a retry, a rate
+    token or a pause in its slot. A call that timed out and cannot be cancelled is *lost*: its item has
+    failed, its slot stays taken until it ends.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        port: Port,
+        lane: str,
+        why: str,
+        *,
+        on_outcome: Callable[[Outcome], None] | None = None,
+        on_awaitable: Callable[[Job, object], BaseException | None] | None = None,
+    ) -> None:
+        self.crew = crew
+        self.port = port
+        self.lane = lane
+        self.why = why
+        self.on_outcome = on_outcome
+        self.on_awaitable = on_awaitable
+        self.pending: dict[int, Job] = {}
+        self.held: dict[Job, asyncio.TimerHandle] = {}
+        self.lost: set[int] = set()
+        self.unacknowledged: dict[int, int] = {}  # partial results of calls that go on
+        self.limit = 0
+        self.total_cpu_s = 0.0
+        self.is_pumping = False
+        self.is_open = False
+        self.retired: Callable[[], None] | None = None
+        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire)
+        self.one_by_one = crew.bucket is not None or crew.keys is not None
+        crew.scope.closers.append(self.close)
+
+    # -- the shape, seen from the crew ---------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the port and fill it."""
+        self.port.open(self._deliver)
+        self.is_open = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Fill the port with whatever may be called."""
+        if self.is_pumping or not self.is_open or self.crew.scope.closing:
+            return
+        self.is_pumping = True
+        try:
+            self._let_parts_go()
+            self._pump()
+        finally:
+            self.is_pumping = False
+        self.crew.check_end()
+        self._retire_if_empty()
+
+    def busy(self) -> int:
+        """Jobs that are pending or held."""
+        return len(self.pending) + len(self.held)
+
+    def drop_after(self, index: int) -> None:
+        """Take back unstarted jobs beyond `index`, and cancel what runs where that is possible."""
+        kept = []
+        for job in self.port.withdraw():
+            if job[0] > index:
+                self._forget(job[0])
+            else:
+                kept.append(job)
+        if kept:
+            self.port.put(kept)
+        for job_ in [j for j in self.held if j.index > index]:
+            self.crew.scope.forget(self.held.pop(job_))
+        for running in list(self.port.running()):
+            if running.index > index and running.index in self.pending:
+                self.port.cancel(running.index)
+                self.port.acknowledge(running.index, -1)
+                self._forget(running.index)
+                self.lost.add(running.index)
+
+    def _forget(self, index: int) -> None:
+        self.pending.pop(index, None)
+        self.unacknowledged.pop(index, None)
+
+    def retire(self, then: Callable[[], None]) -> None:
+        """Give back what has not been started; call `then()` when nothing runs."""
+        self.retired = then
+        back = [self.pending.pop(index) for index, _ in self.port.withdraw() if index in self.pending]
+        self.crew.ready.extendleft(reversed(back))
+        self.crew.open_gate()
+        self._retire_if_empty()
+
+    def _retire_if_empty(self) -> None:
+        if self.retired is not None and not self.busy() and not self.lost:
+            then, self.retired = self.retired, None
+            self.is_open = False
+            self.crew.scope.spawn(self.close(), f"{self.crew.spec.name}:close")
+            then()
+
+    def cpu_s(self) -> float | None:
+        """CPU time of all calls, s."""
+        return self.total_cpu_s
+
+    # -- filling ---------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        crew = self.crew
+        if self.retired is not None:
+            return
+        if crew.limit != self.limit:
+            self.limit = crew.limit
+            self.port.limit(crew.limit)
+        jobs: list[tuple[int, object]] = []
+        while (crew.ready or not self._is_filled()) and crew.paused_s_left() == 0:
+            if crew.ready:
+                if self.one_by_one and self._is_filled():
+                    break
+                job: Job | None = crew.ready.popleft()
+            else:
+                job = crew.next_job()
+            if job is None:
+                break
+            if self._may_start(job):
+                self.pending[job.index] = job
+                jobs.append((job.index, job.item))
+        crew.open_gate()
+        if jobs:
+            self.port.put(jobs)
+            self.deadline.watch()
+
+    def _is_filled(self) -> bool:
+        """Jobs are put ahead of free slots, as far as the look-ahead goes, unless their start must be timed."""
+        return self.one_by_one and self.busy() + len(self.lost) >= self.limit
+
+    def _may_start(self, job: Job) -> bool:
+        """Key and rate; a job that must wait is kept."""
+        crew = self.crew
+        try:
+            if crew.keys is not None and not crew.keys.enter(job):
+                return False
+            delay = max(crew.key_paused_s_left(job), 0.0 if job.has_token else crew.reserve(job))
+        except Exception as error:  # noqa: BLE001 - the user's key or weigh function; it is the item's failure
+            self._end(job, crew.fail(job, crew.own_error(error)))
+            return False
+        job.has_token = True
+        if delay <= 0:
+            job.has_token = False
+            return True
+        self._hold(job, delay)
+        return False
+
+    def _hold(self, job: Job, delay_s: float) -> None:
+        def due() -> None:
+            self.held.pop(job, None)
+            self.crew.ready.appendleft(job)
+            self.crew.open_gate()
+            self.wake()
+
+        self.held[job] = self.crew.scope.later(delay_s, due)
+
+    # -- outcomes --------------------------------------------------------------------------------------
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        crew = self.crew
+        for outcome in outcomes:
+            if outcome.kind == "part":
+                self._take_part(outcome.index, outcome.value)  # type: ignore[arg-type]  # a list, by its kind
+                continue
+            job = self.pending.pop(outcome.index, None)
+            self.unacknowledged.pop(outcome.index, None)
+            crew.calls += 1
+            crew.service_s += outcome.ended_s - outcome.started_s
+            self.total_cpu_s += outcome.cpu_s
+            if job is None:
+                self._end_lost(outcome)
+            elif outcome.kind == "ok":
+                self._succeed(job, outcome)
+            else:
+                self._fail(job, outcome)
+        self.wake()
+
+    def _succeed(self, job: Job, outcome: Outcome) -> None:
+        crew, value = self.crew, outcome.value
+        if self.on_awaitable is not None and (is_awaitable(value) or is_generator(value)):
+            error = self.on_awaitable(job, value)
+            if error is not None:
+                self._end(job, crew.fail(job, error))
+            return
+        if self.on_outcome is not None:
+            self.on_outcome(outcome)
+        if crew.spec.bounds_bytes:
+            crew.weigh_result(value)
+        self._learn(outcome, "ok")
+        self._end(job, value)
+
+    def _fail(self, job: Job, outcome: Outcome) -> None:
+        crew = self.crew
+        error = outcome.value
+        assert isinstance(error, BaseException)
+        if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
+            crew.scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
+            return
+        error = crew.own_error(error)
+        self._learn(outcome, crew.outcome_of(error))
+        delay = None if job.has_emitted else crew.judge(job, error)
+        if delay is None:
+            self._end(job, crew.fail(job, error))
+        elif delay > crew.patience_s:
+            if crew.keys is not None:
+                crew.keys.leave(job)
+            crew.park(job, delay)
+        else:
+            self._hold(job, delay)
+
+    def _learn(self, outcome: Outcome, kind: Literal["ok", "ignore", "drop"]) -> None:
+        if self.crew.learns:
+            binding = len(self.pending) + len(self.held) >= self.limit
+            self.crew.learn(outcome.started_s, outcome.ended_s, kind, outcome.in_flight, binding=binding)
+
+    def _end(self, job: Job, result: object) -> None:
+        if self.crew.keys is not None:
+            self.crew.keys.leave(job)
+        self.crew.settle(job.index, result)
+
+    def _end_lost(self, outcome: Outcome) -> None:
+        """A call whose item has been given up has ended: its slot is free again."""
+        self.lost.discard(outcome.index)
+        if outcome.kind == "error" and isinstance(outcome.value, BaseException):
+            crew = self.crew
+            if crew.is_closed and outcome.index > crew.last:
+                crew.fail(Job(outcome.index, None), crew.own_error(outcome.value))
+
+    # -- results in parts (flat_map over generators) -----------------------------------------------------
+
+    def _take_part(self, index: int, items: list[object]) -> None:
+        job = self.pending.get(index)
+        if job is None:
+            self.port.acknowledge(index, -1)
+            return
+        job.has_emitted = True
+        self.crew.emit_part(index, items)
+        self.unacknowledged[index] = self.unacknowledged.get(index, 0) + len(items)
+
+    def _let_parts_go(self) -> None:
+        """Acknowledge what has left its tray, as long as the next stage has room."""
+        if len(self.crew.out) >= self.crew.cap:
+            return
+        for index, count in list(self.unacknowledged.items()):
+            waiting = self.crew.on_tray(index)
+            if count > waiting:
+                self.unacknowledged[index] = waiting
+                self.port.acknowledge(index, count - waiting)
+
+    # -- time-outs ---------------------------------------------------------------------------------------
+
+    def _timed(self) -> list[Timed]:
+        return [running for running in self.port.running() if running.index in self.pending]
+
+    def _expire(self, running: Running) -> None:
+        """The item fails at once and for good: its call may still be at work, so it is not made again."""
+        crew = self.crew
+        job = self.pending.pop(running.index, None)
+        if job is None:
+            return
+        self._forget(running.index)
+        error = crew.timed_out()
+        if not self.port.cancel(running.index):
+            self.lost.add(running.index)
+            error.add_note(f"overlapped: a call in lane {self.lane!r} cannot be cancelled; it still runs, its slot is held")
+        self._end(job, crew.fail(job, error))
+        if len(self.lost) >= self.limit:
+            crew.scope.later(STUCK_S, self._give_up_if_stuck)
+        self.wake()
+
+    def _give_up_if_stuck(self) -> None:
+        crew = self.crew
+        if len(self.lost) >= self.limit and not crew.is_complete:
+            crew.scope.abort(
+                StuckCalls(
+                    f"{crew.spec.name}: all {self.limit} slots are held by calls that ran into "
+                    f"timeout_s={crew.spec.timeout_s:g} and cannot be cancelled; give the function a "
+                    f"time-out of its own, or make it async"
+                )
+            )
+
+    async def close(self) -> None:
+        """End the port; a call that does not end within its grace is abandoned, with a warning."""
+        is_stuck = bool(self.lost) and len(self.lost) >= self.limit
+        left = await self.port.close(0.0 if is_stuck else GRACE_S)
+        if left:
+            warnings.warn(
+                f"{self.crew.spec.name}: {left} calls in lane {self.lane!r} did not end and were abandoned",
+                ResourceWarning,
+                stacklevel=2,
+            )
+

@@ -1,0 +1,139 @@
+"""What every moving part of a run shares: its loop, its clock, its tasks, and the way to end it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+from overlapped._engine.failure import MAX_RECORDED_FAILURES
+from overlapped.rate import Bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from overlapped._engine.crew import Crew
+    from overlapped._engine.failure import Failure
+    from overlapped._engine.feed import Feed
+    from overlapped.rate import Rate
+
+SLICE_S: Final = 0.001
+"""Longest a worker runs items on end before it makes sure that the loop turns (benchmarks/fairness.py)."""
+
+GRACE_S: Final = 5.0
+"""How long a call that cannot be cancelled may go on after its run has ended."""
+
+
+class Turn:
+    """Keeps calls that never wait from starving the loop: only one of them runs per turn of the loop.
+
+    A worker that has run for a slice *arms* it: a callback is put at the end of the loop's queue. A worker
+    that finds it still armed after another slice yields until the callback has run.
+    """
+
+    __slots__ = ("_clock", "_loop", "armed", "deadline")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self.armed = False
+        self.deadline = clock() + SLICE_S
+
+    def arm(self) -> None:
+        """Start a new slice; `armed` is False again once the loop has turned."""
+        self.armed = True
+        self.deadline = self._clock() + SLICE_S
+        self._loop.call_soon(self._turned)
+
+    def _turned(self) -> None:
+        self.armed = False
+        self.deadline = self._clock() + SLICE_S
+
+
+class Scope:
+    """The part of a run that its feeds and crews may use."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self.loop = asyncio.get_running_loop()
+        clock: Callable[[], float] | None = getattr(self.loop, "overlapped_clock", None)
+        self.clock: Callable[[], float] = clock or time.perf_counter
+        self.turn = Turn(self.loop, self.clock)
+        self.random = random.Random()  # jitter only  # noqa: S311
+        self.keep = keep
+        self.started_s = self.clock()
+        self.failures: list[Failure] = []
+        self.failed = 0
+        self.cleanup_errors: list[BaseException] = []
+        self.tasks: set[asyncio.Task[object]] = set()
+        self.openers: list[Callable[[], Coroutine[object, object, None]]] = []
+        self.closers: list[Callable[[], Coroutine[object, object, None]]] = []
+        self.crews: list[Crew] = []
+        self.closing = False
+        self.resources: dict[str, object] = {}
+        self.factories: dict[str, Callable[[], object]] = {}
+        self._buckets: dict[int, tuple[Rate, Bucket]] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[object]:
+        """The one place where a task of a run is created. It is awaited when the run is taken down.
+
+        The class is called directly: an eager task factory would run one worker inside another.
+        """
+        task: asyncio.Task[object] = asyncio.Task(work, loop=self.loop, name=f"overlapped:{name}")
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.abort(error)
+
+    def later(self, delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call `call()` after `delay_s` seconds, unless the run ends first."""
+
+        def fire() -> None:
+            self._timers.discard(handle)
+            call()
+
+        handle = self.loop.call_later(max(0.0, delay_s), fire)
+        self._timers.add(handle)
+        return handle
+
+    def forget(self, timer: asyncio.TimerHandle | None) -> None:
+        """Cancel a timer of `later`."""
+        if timer is not None:
+            timer.cancel()
+            self._timers.discard(timer)
+
+    def forget_timers(self) -> None:
+        """Cancel every timer that is still pending."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def bucket(self, rate: Rate) -> Bucket:
+        """The run's one bucket of `rate`: a Rate used in two stages is one shared budget."""
+        held = self._buckets.get(id(rate))
+        if held is None:
+            held = self._buckets[id(rate)] = (rate, Bucket(rate))  # keeps `rate` alive, so its id stays its own
+        return held[1]
+
+    def failed_for_good(self, failure: Failure) -> None:
+        """Count a failure that no `.catch` will see, and keep the first ones for the report."""
+        if failure.counted:
+            return
+        failure.counted = True
+        self.failed += failure.weight
+        if len(self.failures) < MAX_RECORDED_FAILURES:
+            self.failures.append(failure)
+
+    def abort(self, error: BaseException) -> None:
+        """End the run at once with `error`; what had not been delivered is dropped."""
+        raise NotImplementedError
+
+    @property
+    def is_ending(self) -> bool:
+        """True if the run's own task has been cancelled from outside, as `asyncio.run` does at its end."""
+        raise NotImplementedError

@@ -1,0 +1,435 @@
+"""What comes out of a run: the iterators that a user holds, async and sync, and the bridge between."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import os
+import queue
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from overlapped._engine.loop import is_ours, new_loop, running_loop
+from overlapped._engine.scope import GRACE_S
+from overlapped.errors import UsageError
+from overlapped.report.report import Report
+from overlapped.running import Run, RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from overlapped.flow import Flow
+    from overlapped.record import RunRecord
+
+T = TypeVar("T")
+
+_LIVE: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Iterators whose run may be going on: for the hooks at exit and after fork."""
+
+
+class AsyncItems(Generic[T]):
+    """The results of one run, for `async for`; the run begins with the first `anext`.
+
+    Cancelling an `anext` loses nothing: the next one gives what it would have given.
+    """
+
+    def __init__(self, flow: Flow[T], options: RunOptions) -> None:
+        self._flow = flow
+        self._options = options
+        self._run: Run | None = None
+        self._chunk: Iterator[object] = iter(())
+        self._is_closed = False
+        self._pid = os.getpid()
+        _LIVE.add(self)
+
+    def __aiter__(self) -> AsyncItems[T]:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> T:
+        """The next result; an item's failure is raised here, in its place."""
+        for item in self._chunk:
+            return item  # type: ignore[return-value]  # the flow's stages made it a T
+        return await self._next()
+
+    async def _next(self) -> T:
+        while not self._is_closed:
+            if await self._fetch():
+                for item in self._chunk:
+                    return item  # type: ignore[return-value]  # as above
+            else:
+                await self._close()
+        raise StopAsyncIteration
+
+    async def exhaust(self) -> None:
+        """Pull everything and throw it away, chunk by chunk."""
+        while await self._fetch():
+            pass
+
+    async def _fetch(self) -> bool:
+        """Wait for a chunk; False at the end."""
+        run = self._start()
+        while not (chunk := run.take()):
+            if run.is_over:
+                return False
+            await run.wait()
+        self._chunk = iter(chunk)
+        return True
+
+    def _start(self) -> Run:
+        if self._pid != os.getpid():
+            raise UsageError("this iterator was made before fork(); make a new one in the child: write iter(flow)")
+        if self._run is None:
+            self._run = run = Run(self._flow, self._options)
+            weakref.finalize(self, _let_go, run, self._pid).atexit = False
+        elif self._run.loop is not running_loop():
+            raise UsageError("this iterator belongs to another event loop; make a new one: write aiter(flow)")
+        return self._run
+
+    async def _close(self) -> None:
+        """Take the run down and raise what it ends with; once."""
+        run = self._run
+        if run is None or self._is_closed:
+            self._is_closed = True
+            return
+        self._is_closed = True
+        self._chunk = iter(())
+        run.stop()
+        was_cancelled = False
+        while not run.finished.done():
+            try:
+                await asyncio.wait([run.finished])
+            except asyncio.CancelledError:
+                was_cancelled = True
+        if was_cancelled:
+            raise asyncio.CancelledError
+        error = run.outcome()
+        if error is not None:
+            raise error
+
+    async def aclose(self) -> None:
+        """Cancel what runs, wait until nothing of it is left, then raise what went wrong, if anything.
+
+        May be called again, and is safe against being cancelled meanwhile.
+        """
+        if self._run is not None and self._is_closed and not self._run.finished.done():
+            await asyncio.wait([self._run.finished])
+        await self._close()
+
+    async def __aenter__(self) -> AsyncItems[T]:
+        """Start the run."""
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; an exception that is under way is not hidden by one of closing."""
+        try:
+            await self.aclose()
+        except BaseException as closing:
+            if error is None or closing is error:
+                raise
+            error.add_note(f"overlapped: while the run was closed: {closing!r}")
+
+    def drain(self) -> None:
+        """Stop pulling from the source, finish what has been pulled, end normally. From any thread."""
+        run = self._run
+        if run is not None:
+            run.loop.call_soon_threadsafe(run.drain)
+
+    def stats(self) -> RunRecord:
+        """A snapshot of the run, now."""
+        return self._started().record()
+
+    @property
+    def report(self) -> Report:
+        """The account so far; the final one when the run has ended."""
+        return self._started().report
+
+    def _started(self) -> Run:
+        if self._run is None:
+            raise UsageError("the run has not begun: write async with flow.open() as items")
+        return self._run
+
+    def _forked(self) -> None:
+        self._chunk = iter(())
+
+
+class _Bridge:
+    """A run on a loop in a daemon thread of its own; chunks cross over when they are asked for."""
+
+    def __init__(self, flow: Flow[Any], options: RunOptions) -> None:
+        self._flow = flow
+        self._options = options
+        self._answers: queue.SimpleQueue[list[object] | None] = queue.SimpleQueue()
+        self._is_asked = False
+        self.run: Run | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.outcome: BaseException | None = None
+        self._has_started = threading.Event()
+        context = contextvars.copy_context()
+        self.thread = threading.Thread(target=context.run, args=(self._serve,), name="overlapped:loop", daemon=True)
+        self.thread.start()
+        self._has_started.wait()
+
+    # -- in the loop's thread ------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(self._live())
+        except BaseException as error:  # noqa: BLE001 - given to whoever consumes
+            self.outcome = error
+        self._has_started.set()
+        self._answers.put(None)
+
+    async def _live(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.run = run = Run(self._flow, self._options)
+        run.listeners.append(self._answer)
+        self._has_started.set()
+        await asyncio.wait([run.finished])
+        self.outcome = run.outcome()
+
+    def _ask(self) -> None:
+        self._is_asked = True
+        self._answer()
+
+    def _answer(self) -> None:
+        run = self.run
+        if run is None or not self._is_asked:
+            return
+        chunk = run.take()
+        if chunk:
+            self._is_asked = False
+            self._answers.put(chunk)
+        elif run.is_over:
+            run.stop()
+
+    # -- in any other thread ---------------------------------------------------------------------------
+
+    def fetch(self) -> list[object] | None:
+        """Wait for the next chunk; None at the end."""
+        self.tell(self._ask)
+        return self._answers.get()
+
+    def tell(self, call: Any) -> None:
+        """Have `call()` called on the loop, if it still runs."""
+        try:
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(call)
+        except RuntimeError:  # the loop is closed: the run has ended
+            pass
+
+    def stop(self) -> None:
+        """Ask the run to end."""
+        run = self.run
+        if run is not None:
+            self.tell(run.stop)
+
+
+class Items(Generic[T]):
+    """The results of one run, for `for`; the run has a loop in a daemon thread of its own.
+
+    One iterator may be shared by several threads: each item goes to one of them.
+    """
+
+    def __init__(self, flow: Flow[T], options: RunOptions) -> None:
+        loop = running_loop()
+        if loop is not None and is_ours(loop):
+            raise UsageError(
+                "a blocking call on the loop of a run would stop that run; "
+                "write async for x in flow, or await flow.acollect()"
+            )
+        self._chunk: Iterator[object] = iter(())
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._pid = os.getpid()
+        self._bridge = _Bridge(flow, options)
+        weakref.finalize(self, _let_go, self._bridge, self._pid).atexit = False
+        _LIVE.add(self)
+        if self._bridge.run is None:  # it could not even be built: an iterator that was used up, say
+            self._finish()
+
+    def __iter__(self) -> Items[T]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> T:
+        """The next result; an item's failure is raised here, in its place."""
+        for item in self._chunk:
+            return item  # type: ignore[return-value]  # the flow's stages made it a T
+        return self._next()
+
+    def _next(self) -> T:
+        if self._pid != os.getpid():
+            raise UsageError("this iterator was made before fork(); make a new one in the child: write iter(flow)")
+        while not self._is_closed:
+            with self._lock:
+                for item in self._chunk:  # another thread has fetched meanwhile
+                    return item  # type: ignore[return-value]  # as above
+                if self._is_closed:
+                    break
+                try:
+                    chunk = self._bridge.fetch()
+                except BaseException:  # Ctrl-C: in a library it cancels
+                    self._bridge.stop()
+                    raise
+                if chunk is None:
+                    self._finish()
+                else:
+                    self._chunk = iter(chunk)
+        raise StopIteration
+
+    def _finish(self) -> None:
+        self._is_closed = True
+        self._chunk = iter(())
+        self._bridge.thread.join()
+        if (error := self._bridge.outcome) is not None:
+            self._bridge.outcome = None
+            raise error
+
+    def close(self) -> None:
+        """Cancel what runs, wait until nothing of it is left, then raise what went wrong, if anything."""
+        if self._pid != os.getpid():
+            return
+        self._bridge.stop()
+        with self._lock:
+            if not self._is_closed:
+                self._finish()
+
+    def __enter__(self) -> Items[T]:
+        """Itself: the run has begun."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; an exception that is under way is not hidden by one of closing."""
+        try:
+            self.close()
+        except BaseException as closing:
+            if error is None or closing is error:
+                raise
+            error.add_note(f"overlapped: while the run was closed: {closing!r}")
+
+    def drain(self) -> None:
+        """Stop pulling from the source, finish what has been pulled, end normally.
+
+        Safe from any thread and from a signal handler.
+        """
+        if self._bridge.run is not None:
+            self._bridge.tell(self._bridge.run.drain)
+
+    def stats(self) -> RunRecord:
+        """A snapshot of the run, now."""
+        return self.report.record
+
+    @property
+    def report(self) -> Report:
+        """The account so far; the final one when the run has ended."""
+        assert self._bridge.run is not None
+        return self._bridge.run.report
+
+    def _forked(self) -> None:
+        self._chunk = iter(())
+
+
+class Scoped(Generic[T]):
+    """`with flow.open() as items` or `async with flow.open() as items`: a run that is surely closed."""
+
+    def __init__(self, flow: Flow[T], options: RunOptions) -> None:
+        self._flow = flow
+        self._options = options
+        self._items: Any = None
+
+    def __enter__(self) -> Items[T]:
+        """Start the run on a loop in a thread."""
+        self._items = Items(self._flow, self._options)
+        return self._items  # type: ignore[no-any-return]  # made in the line above
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the run."""
+        self._items.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> AsyncItems[T]:
+        """Start the run on this loop."""
+        self._items = AsyncItems(self._flow, self._options)
+        return await self._items.__aenter__()  # type: ignore[no-any-return]  # made in the line above
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the run."""
+        await self._items.__aexit__(kind, error, trace)
+
+
+def run_here(work: Any) -> Any:
+    """Run a coroutine function's call to its end: on a loop in this thread, or in another if one runs here.
+
+    Raises:
+        UsageError: this thread's loop is that of a run, which would wait for itself.
+    """
+    loop = running_loop()
+    if loop is None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(work())
+    if is_ours(loop):
+        raise UsageError(
+            "a blocking call on the loop of a run would stop that run; write await flow.arun(), await flow.acollect()"
+        )
+    answers: list[Any] = []
+
+    def other_thread() -> None:
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                answers.extend((True, runner.run(work())))
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            answers.extend((False, error))
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(other_thread,), name="overlapped:loop", daemon=True)
+    thread.start()
+    thread.join()
+    is_fine, value = answers
+    if not is_fine:
+        raise value
+    return value
+
+
+def _let_go(life: Run | _Bridge, pid: int) -> None:
+    """The user's iterator is gone without having been closed: end its run, from whatever thread this is."""
+    if pid != os.getpid():
+        return
+    if isinstance(life, _Bridge):
+        life.stop()
+    else:
+        try:
+            life.loop.call_soon_threadsafe(life.stop)
+        except RuntimeError:  # the loop is closed: nothing can be running
+            pass
+
+
+def _end_live_runs() -> None:
+    """At interpreter exit: end what still runs, within a grace."""
+    bridges = [live._bridge for live in list(_LIVE) if isinstance(live, Items) and live._pid == os.getpid()]
+    for bridge in bridges:
+        bridge.stop()
+    for bridge in bridges:
+        bridge.thread.join(GRACE_S)
+
+
+def _after_fork() -> None:
+    for live in list(_LIVE):
+        live._forked()
+
+
+atexit.register(_end_live_runs)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

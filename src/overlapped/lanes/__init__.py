@@ -1,0 +1,1 @@
+"""Where a call runs; one file a lane, file name = lane name."""

@@ -1,0 +1,253 @@
+"""Calls in threads of the stage's own: for functions that block."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import queue
+import threading
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from overlapped._engine.ports import Outcome
+from overlapped._engine.trays import DROPPED, TRAY_SIZE, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+WHY: Final = "a plain function may block, so it does not run on the loop"
+
+
+class _Hand:
+    """One thread: the call it makes now."""
+
+    __slots__ = ("acks", "has_left", "index", "started_s", "thread")
+
+    def __init__(self) -> None:
+        self.index = -1
+        self.started_s = math.inf
+        self.acks: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.has_left = False
+        self.thread: threading.Thread | None = None
+
+
+class ThreadPort:
+    """Threads that take jobs from one queue, so that a hop (34-53 us) is paid for a chunk, not for an item.
+
+    Each stage of each run has its own: a flow inside a flow can never wait for its own threads. They are
+    daemons, because a call that never returns must not keep the interpreter alive.
+
+    Args:
+        bind: called once in every thread with a stack for that thread's resources; returns the function.
+        name: the stage's name; the threads are named after it.
+        clock: the run's clock.
+        many: the function gives many results; generators are handed over bit by bit.
+        on_cleanup_error: told, on the loop, of an exception raised while a thread's resources were closed.
+    """
+
+    def __init__(
+        self,
+        bind: Callable[[ExitStack], Callable[[Any], object]],
+        name: str,
+        *,
+        clock: Callable[[], float],
+        many: bool = False,
+        on_cleanup_error: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self._bind = bind
+        self._name = name
+        self._clock = clock
+        self._many = many
+        self._on_cleanup_error = on_cleanup_error
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._jobs: queue.SimpleQueue[tuple[int, object] | None] = queue.SimpleQueue()
+        self._outbox: list[Outcome] = []
+        self._is_signalled = False
+        self._hands: list[_Hand] = []
+        self._limit = 1
+        self._in_port = 0
+        self._lock = threading.Lock()
+        self._surplus = 0
+        self._in_flight = 0
+        self._is_closing = False
+        self._left: asyncio.Event | None = None
+        self._deliver: Callable[[list[Outcome]], None] = lambda outcomes: None
+
+    # -- on the loop -------------------------------------------------------------------------------
+
+    def open(self, deliver: Callable[[list[Outcome]], None]) -> None:
+        """Be ready; threads start when there are jobs for them."""
+        self._deliver = deliver
+
+    def put(self, jobs: list[tuple[int, object]]) -> None:
+        """Queue the jobs, and start threads for them up to the limit."""
+        self._in_port += len(jobs)
+        for job in jobs:
+            self._jobs.put(job)
+        self._grow()
+
+    def _grow(self) -> None:
+        wanted = min(self._limit, self._in_port)
+        while len(self._hands) - self._surplus < wanted and not self._is_closing:
+            with self._lock:
+                if self._surplus:  # one that was to leave may stay
+                    self._surplus -= 1
+                    continue
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        hand = _Hand()
+        context = self._context.copy()
+        hand.thread = threading.Thread(
+            target=context.run, args=(self._serve, hand), name=f"overlapped:{self._name}", daemon=True
+        )
+        self._hands.append(hand)
+        hand.thread.start()
+
+    def limit(self, n: int) -> None:
+        """Threads above `n` leave after their call."""
+        self._limit = n
+        with self._lock:
+            self._surplus = max(0, len(self._hands) - n)
+        self._grow()
+
+    def withdraw(self) -> list[tuple[int, object]]:
+        """Empty the queue."""
+        jobs: list[tuple[int, object]] = []
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                self._in_port -= len(jobs)
+                return jobs
+            if job is not None:
+                jobs.append(job)
+
+    def running(self) -> Iterable[_Hand]:
+        """The threads that are in a call."""
+        return [hand for hand in self._hands if hand.started_s != math.inf]
+
+    def acknowledge(self, index: int, count: int) -> None:
+        """Let a generator go on; -1 tells it that nobody wants more."""
+        for hand in self._hands:
+            if hand.index == index:
+                hand.acks.put(count)
+
+    def cancel(self, index: int) -> bool:
+        """A thread cannot be cancelled."""
+        return False
+
+    async def close(self, grace_s: float) -> int:
+        """Let all threads go; those whose call does not end within `grace_s` are abandoned."""
+        self._is_closing = True
+        self.withdraw()
+        self._left = asyncio.Event()
+        for hand in self._hands:
+            self._jobs.put(None)
+            hand.acks.put(-1)
+        deadline = self._loop.time() + grace_s
+        while self._hands and (left_s := deadline - self._loop.time()) > 0:
+            self._left.clear()
+            try:
+                await asyncio.wait_for(self._left.wait(), left_s)
+            except TimeoutError:
+                break
+        self._drain()
+        return len(self._hands)
+
+    def _drain(self) -> None:
+        self._is_signalled = False  # before the copy: what comes after it signals again
+        outcomes = self._outbox[:]
+        del self._outbox[: len(outcomes)]
+        self._in_port -= sum(outcome.kind != "part" for outcome in outcomes)
+        if outcomes:
+            self._deliver(outcomes)
+
+    def _gone(self, hand: _Hand, error: BaseException | None) -> None:
+        self._hands.remove(hand)
+        if error is not None and self._on_cleanup_error is not None:
+            self._on_cleanup_error(error)
+        if self._left is not None:
+            self._left.set()
+
+    # -- in the threads ------------------------------------------------------------------------------
+
+    def _call_loop(self, call: Callable[..., object], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:  # the loop is closed: this thread had been abandoned
+            pass
+
+    def _send(self, outcome: Outcome) -> None:
+        self._outbox.append(outcome)
+        if not self._is_signalled:
+            self._is_signalled = True
+            self._call_loop(self._drain)
+
+    def _serve(self, hand: _Hand) -> None:
+        error: BaseException | None = None
+        try:
+            with ExitStack() as stack:
+                self._answer(hand, stack)
+        except BaseException as raised:  # noqa: BLE001 - closing a resource failed; the run reports it
+            error = raised
+        self._call_loop(self._gone, hand, error)
+
+    def _answer(self, hand: _Hand, stack: ExitStack) -> None:
+        call: Callable[[Any], object] | None = None
+        while (job := self._jobs.get()) is not None:
+            with self._lock:
+                if self._surplus > 0:
+                    self._surplus -= 1
+                    self._jobs.put(job)  # for the threads that stay
+                    return
+                self._in_flight += 1
+                in_flight = self._in_flight
+            index, item = job
+            hand.index = index
+            hand.started_s = started = self._clock()
+            cpu = time.thread_time()
+            try:
+                if call is None:
+                    call = self._bind(stack)
+                value: object = call(item)
+                if self._many:
+                    value = self._hand_out(hand, value)
+            except BaseException as raised:  # noqa: BLE001 - becomes the item's failure, or ends the run
+                outcome = Outcome(index, "error", raised)
+            else:
+                outcome = Outcome(index, "ok", value)
+            cpu = time.thread_time() - cpu
+            ended = self._clock()
+            hand.started_s = math.inf
+            with self._lock:
+                self._in_flight -= 1
+            self._send(outcome._replace(started_s=started, ended_s=ended, cpu_s=cpu, in_flight=in_flight))
+            del job, item, outcome  # nothing of an item is kept while the thread waits
+            value = None
+
+    def _hand_out(self, hand: _Hand, value: object) -> object:
+        """Give a generator's outputs on as they come, never more than a tray ahead of their turn."""
+        if not hasattr(value, "__next__"):
+            return spread(value, self._name)
+        results: Iterator[object] = value  # type: ignore[assignment]  # it has __next__
+        untaken = 0
+        while not hand.acks.empty():
+            hand.acks.get()
+        try:
+            for result in results:
+                self._send(Outcome(hand.index, "part", [result]))
+                untaken += 1
+                while untaken >= TRAY_SIZE or not hand.acks.empty():
+                    taken = hand.acks.get()
+                    if taken < 0:
+                        return DROPPED
+                    untaken -= taken
+        finally:
+            close = getattr(results, "close", None)
+            if close is not None:
+                close()
+        return DROPPED

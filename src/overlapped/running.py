@@ -1,0 +1,333 @@
+"""READ SECOND: wires source -> stages -> sink for one run, and takes everything down again."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import warnings
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from overlapped._engine.failure import Failure, short
+from overlapped._engine.feed import EVERYTHING
+from overlapped._engine.resources import open_on_loop
+from overlapped._engine.scope import GRACE_S, Scope
+from overlapped.errors import TooManyFailures, UsageError
+from overlapped.record import RunRecord
+from overlapped.report.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from overlapped._engine.feed import Feed
+    from overlapped.flow import Flow
+    from overlapped.record import RunState
+
+OnFailure = Literal["raise", "keep"]
+
+PROGRESS_S: Final = 0.2
+"""Between two calls of a `progress` function: 5 a second is as much as a person follows."""
+
+MAX_NOTES: Final = 20
+"""Further failures that are named on the exception that is raised; all are in its report."""
+
+
+class RunOptions:
+    """What the user asked of one run."""
+
+    __slots__ = ("keep", "max_failures", "progress")
+
+    def __init__(
+        self,
+        on_failure: object = "raise",
+        max_failures: object = None,
+        progress: Callable[[RunRecord], object] | None = None,
+    ) -> None:
+        if on_failure not in ("raise", "keep"):
+            raise UsageError(f'run(on_failure): on_failure must be "raise" or "keep", got {on_failure!r}')
+        if max_failures is not None and (
+            isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 0
+        ):
+            raise UsageError(f"run(max_failures): max_failures must be an int >= 0, got {max_failures!r}")
+        if progress is not None and not callable(progress):
+            raise UsageError(f"run(progress): progress must be a function of a RunRecord, got {progress!r}")
+        self.keep = on_failure == "keep" or max_failures is not None
+        self.max_failures = max_failures
+        self.progress = progress
+
+
+class Run(Scope):
+    """One run of a flow on the running loop, from its first pull until nothing of it is left.
+
+    A task of its own, the *warden*, opens the resources, starts the feeds, waits for the end and takes
+    everything down; whoever consumes only takes what is ready, so cancelling a consumer loses nothing.
+    """
+
+    def __init__(self, flow: Flow[Any], options: RunOptions) -> None:
+        super().__init__(keep=options.keep)
+        self.options = options
+        self.source_name = flow.source_name
+        self.factories = dict(flow.factories)
+        self.per_worker = frozenset(flow.per_worker)
+        self.chain: Feed = flow.attach(self)
+        self.chain.listen(self._heard)
+        self.waiters: list[asyncio.Future[None]] = []
+        self.listeners: list[Callable[[], None]] = []
+        self.items = 0
+        self.error: BaseException | None = None
+        self.raised: Failure | None = None
+        self.is_over = False  # nothing more will be delivered
+        self.is_drained = False
+        self.is_cut_short = False
+        self.final: RunRecord | None = None
+        self.end: asyncio.Future[None] = self.loop.create_future()
+        self.finished: asyncio.Future[None] = self.loop.create_future()
+        self.started_at = time.time()
+        self._usage = _usage()
+        self.warden = asyncio.Task(self._live(), loop=self.loop, name="overlapped:warden")
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        stack = AsyncExitStack()
+        try:
+            for name, factory in self.factories.items():
+                if name not in self.per_worker:
+                    self.resources[name] = await open_on_loop(factory, name, stack)
+            for open_ in self.openers:
+                await open_()
+            if not self.end.done():
+                self.chain.start()
+                self._watch_progress()
+                self._heard()
+            await self.end
+        except asyncio.CancelledError:
+            self.abort(RuntimeError("the run was cancelled from outside: its loop is ending"))
+        except BaseException as error:  # noqa: BLE001 - given to whoever consumes
+            self.abort(error)
+        finally:
+            await self._take_down(stack)
+
+    async def _take_down(self, stack: AsyncExitStack) -> None:
+        """Cancel what runs, close what is open, and wait for all of it, however often we are cancelled."""
+        self.closing = True
+        self.is_over = True
+        self.chain.halt()
+        self.forget_timers()
+        await self._end_tasks()
+        await self._finish(*(closer() for closer in self.closers))
+        await self._finish(stack.aclose())
+        await self._end_tasks()
+        self.forget_timers()
+        self.final = self.record()
+        if self.options.progress is not None:
+            self._progress()
+        if not self.finished.done():
+            self.finished.set_result(None)
+        self._heard()
+
+    async def _end_tasks(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        while pending := [task for task in self.tasks if not task.done()]:
+            before = self.loop.time()
+            await _wait(pending, GRACE_S)
+            if self.loop.time() - before >= GRACE_S:
+                for task in pending:
+                    name = task.get_name().removeprefix("overlapped:")
+                    warnings.warn(f"{name} ignores its cancellation; waiting for it", RuntimeWarning, stacklevel=2)
+
+    async def _finish(self, *works: Coroutine[object, object, object]) -> None:
+        """Run all of `works` to their end; their errors are kept."""
+        tasks = {asyncio.Task(work, loop=self.loop, name="overlapped:close") for work in works}
+        while not all(task.done() for task in tasks):
+            await _wait(tasks, None)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.cleanup_errors.append(error)
+
+    def stop(self) -> None:
+        """Ask the warden to take everything down."""
+        if not self.end.done():
+            self.is_cut_short = not self.is_over
+            self.end.set_result(None)
+
+    def abort(self, error: BaseException) -> None:
+        """End the run at once with `error`."""
+        if self.error is None and not self.closing:
+            self.error = error
+        elif error is not self.error and not isinstance(error, asyncio.CancelledError):
+            self.cleanup_errors.append(error)
+        self.is_over = True
+        self.stop()
+        self._heard()
+
+    def drain(self) -> None:
+        """Pull nothing new, finish and deliver what has been pulled, then end normally."""
+        self.is_drained = True
+        self.chain.drain()
+
+    @property
+    def is_ending(self) -> bool:
+        """True if somebody cancelled the warden: `asyncio.run` does so to every task at its end."""
+        return self.warden.cancelling() > 0
+
+    # -- delivery ------------------------------------------------------------------------------------
+
+    def _heard(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+        for listener in self.listeners:
+            listener()
+
+    async def wait(self) -> None:
+        """Wait until `take` may give something or the run is over."""
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self.waiters.append(waiter)
+        await waiter
+
+    def take(self) -> list[object]:
+        """Results that are ready; failures among them are raised (kept) by what this run does with failures."""
+        if self.is_over:
+            return []
+        chunk = self.chain.take(EVERYTHING)
+        if Failure in map(type, chunk):
+            chunk = self._sift(chunk)
+        self.items += len(chunk)
+        if not chunk and self.chain.ended and not self.is_over:
+            self.is_over = True
+        return chunk
+
+    def _sift(self, chunk: list[object]) -> list[object]:
+        values: list[object] = []
+        for item in chunk:
+            if not isinstance(item, Failure):
+                values.append(item)
+                continue
+            self.failed_for_good(item)
+            if item.dead or not self.keep:
+                self.raised = item
+                self.error = item.error
+            elif self.options.max_failures is not None and self.failed > self.options.max_failures:
+                self.error = TooManyFailures(
+                    f"{self.failed} items failed, max_failures is {self.options.max_failures}; the first: "
+                    f"{short(self.failures[0].error)}",
+                    [failure.error for failure in self.failures],
+                )
+            else:
+                continue
+            self.is_over = True
+            break
+        return values
+
+    def outcome(self) -> BaseException | None:
+        """What the run ends with, once it is finished: the user's own exception with notes, or None."""
+        error = self.error
+        if error is None:
+            errors = self.cleanup_errors
+            if not errors:
+                return None
+            error = errors[0] if len(errors) == 1 else _group("errors while a run was closed", errors)
+        else:
+            self._annotate(error)
+        try:
+            error.report = self.report  # type: ignore[attr-defined]  # documented in errors.py
+        except AttributeError:
+            pass  # an exception class with __slots__
+        return error
+
+    def _annotate(self, error: BaseException) -> None:
+        notes = [] if self.raised is None else [self.raised.note()]
+        others = [f for f in self.failures if f is not self.raised and f.error is not error]
+        if not isinstance(error, TooManyFailures):
+            notes += [f"{f.note()} also failed: {short(f.error)}" for f in others[:MAX_NOTES]]
+            if len(others) > MAX_NOTES:
+                notes.append(f"overlapped: {len(others) - MAX_NOTES} more failures are in error.report")
+        notes += [f"overlapped: while the run was closed: {short(e)}" for e in self.cleanup_errors]
+        known = getattr(error, "__notes__", [])
+        for note in notes:
+            if note not in known:
+                error.add_note(note)
+
+    # -- account -------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RunState:
+        """In one word."""
+        if not self.finished.done() and not self.closing:
+            return "running"
+        if self.error is not None:
+            return "failed"
+        if self.is_drained:
+            return "stopped"
+        return "cancelled" if self.is_cut_short else "done"
+
+    def record(self) -> RunRecord:
+        """The account so far; the final one once the run is finished."""
+        if self.final is not None:
+            return self.final
+        cpu, voluntary, involuntary, peak = _usage()
+        failures = self.failures if self.raised is None else [
+            self.raised, *(f for f in self.failures if f is not self.raised)
+        ]
+        return RunRecord(
+            source=self.source_name,
+            state=self.state,
+            started_at=self.started_at,
+            elapsed_s=self.clock() - self.started_s,
+            items=self.items,
+            failed=self.failed,
+            failures=tuple(failure.record() for failure in failures),
+            cleanup_errors=tuple(self.cleanup_errors),
+            stages=tuple(crew.record() for crew in self.crews),
+            cpu_s=cpu - self._usage[0],
+            voluntary_switches=voluntary - self._usage[1],
+            involuntary_switches=involuntary - self._usage[2],
+            peak_rss_bytes=peak,
+        )
+
+    @property
+    def report(self) -> Report:
+        """The account for people."""
+        return Report(self.record())
+
+    def _watch_progress(self) -> None:
+        if self.options.progress is not None:
+            self._progress()
+            if not self.closing:
+                self.later(PROGRESS_S, self._watch_progress)
+
+    def _progress(self) -> None:
+        assert self.options.progress is not None
+        try:
+            self.options.progress(self.record())
+        except Exception as error:  # noqa: BLE001 - a broken display must not lose items; the run still tells
+            self.options.progress = None
+            self.cleanup_errors.append(error)
+
+
+def _group(text: str, errors: list[BaseException]) -> BaseException:
+    return BaseExceptionGroup(text, errors)
+
+
+async def _wait(tasks: Iterable[asyncio.Task[object]], timeout_s: float | None) -> None:
+    """`asyncio.wait`, of which a cancellation of the waiter is only an early end: the caller looks again."""
+    pending = [task for task in tasks if not task.done()]
+    if pending:
+        try:
+            await asyncio.wait(pending, timeout=timeout_s)
+        except asyncio.CancelledError:
+            pass  # whoever cancels a run wants it taken down, and that is what goes on here
+
+
+def _usage() -> tuple[float, int, int, int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return time.process_time(), 0, 0, 0
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    scale = 1 if sys.platform == "darwin" else 1024
+    return used.ru_utime + used.ru_stime, used.ru_nvcsw, used.ru_nivcsw, used.ru_maxrss * scale

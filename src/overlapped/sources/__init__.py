@@ -1,0 +1,1 @@
+"""Where items come from: any iterable, and several of them as one."""

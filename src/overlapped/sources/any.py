@@ -1,0 +1,207 @@
+"""Any source a user may give: told apart when the flow is written, made into a feed when it runs."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from overlapped._engine.callables import kind_of
+from overlapped._engine.pulled import LoopFeed, TaskFeed, ThreadFeed
+from overlapped.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from overlapped._engine.feed import Feed
+    from overlapped._engine.scope import Scope
+
+ON_THE_LOOP: Final = (
+    *(list, tuple, range, dict, set, frozenset, deque),
+    *(type({}.keys()), type({}.values()), type({}.items())),
+)
+"""Types whose next item never waits. Anything else might, so it has a thread of its own."""
+
+
+class Source:
+    """Where the items of a flow come from."""
+
+    __slots__ = ("_is_used", "_kind", "_value", "name")
+
+    def __init__(self, value: object) -> None:
+        self._value: Any = value
+        self._kind = _kind_of_source(value)
+        self._is_used = False
+        self.name = _name(value)
+
+    @property
+    def is_one_shot(self) -> bool:
+        """True for an iterator: it can be used by one run only."""
+        return hasattr(self._value, "__next__") or hasattr(self._value, "__anext__")
+
+    def check_usable(self) -> None:
+        """Refuse to run over an iterator again.
+
+        Raises:
+            UsageError: an earlier run has used it, or it has come to its end.
+        """
+        if self.is_one_shot and self._kind != "file" and (self._is_used or _is_used_up(self._value)):
+            raise UsageError(
+                f"flow({self.name}): this {type(self._value).__name__} has been used already and cannot start "
+                f"again; give a function that makes it: write flow(fn)"
+            )
+
+    def feed(self, scope: Scope) -> Feed:
+        """The feed of one run."""
+        self.check_usable()
+        self._is_used = True
+        value = self._value
+        if self._kind in ("container", "file"):
+            return LoopFeed(value, self.name)
+        if self._kind == "async":
+            return _task_feed(lambda: value, self.name, scope)
+        if self._kind == "async function":
+            return _task_feed(value, self.name, scope)
+        if self._kind == "function":
+            return _FunctionFeed(value, self.name, scope)
+        return ThreadFeed(lambda: value, self.name, scope, closes=self.is_one_shot)
+
+    def explain(self) -> str:
+        """How it will be pulled."""
+        how = {
+            "container": "pulled on the loop",
+            "file": "pulled on the loop, not closed",
+            "async": "iterated by a task of its own",
+            "async function": "called and iterated by a task of its own",
+            "function": "called and iterated in a thread of its own",
+            "iterable": "iterated in a thread of its own",
+        }
+        return f"source {self.name}: {how[self._kind]}"
+
+
+class _FunctionFeed(ThreadFeed):
+    """What a function makes: iterated in the thread that called it, or by a task if it is async."""
+
+    def __init__(self, make: Callable[[], Any], name: str, scope: Scope) -> None:
+        super().__init__(lambda: _checked(make(), name), name, scope)
+        self._other: Feed | None = None
+        self.on_async = self._hand_over
+
+    def _hand_over(self, source: object) -> None:
+        self._other = _task_feed(lambda: source, self.name, self._scope)
+        self._other.listen(self._heard)
+        self.notify()
+
+    def _heard(self) -> None:
+        self.notify()
+
+    def take(self, want: int) -> list[object]:
+        """From whichever iterates it."""
+        if self._other is None:
+            return super().take(want)
+        chunk = self._other.take(want)
+        self.ended = self._other.ended
+        return chunk
+
+    def halt(self) -> None:
+        """Halt both."""
+        super().halt()
+        if self._other is not None:
+            self._other.halt()
+
+    def drain(self) -> None:
+        """Drain whichever iterates it."""
+        if self._other is None:
+            super().drain()
+        else:
+            self._other.drain()
+
+
+def _task_feed(make: Callable[[], Any], name: str, scope: Scope) -> TaskFeed:
+    async def started() -> AsyncIterator[object]:
+        made = make()
+        if inspect.isawaitable(made) and not hasattr(made, "__aiter__"):
+            made = await made
+        made = _checked(made, name)
+        return made if hasattr(made, "__aiter__") else _as_async(made)
+
+    return TaskFeed(started, name, scope)
+
+
+async def _as_async(items: Any) -> AsyncIterator[object]:
+    for item in items:
+        yield item
+
+
+def _checked(made: Any, name: str) -> Any:
+    """What a source function made, if it can be iterated."""
+    if isinstance(made, (str, bytes)) or not (hasattr(made, "__iter__") or hasattr(made, "__aiter__")):
+        if inspect.iscoroutine(made):
+            made.close()
+        raise UsageError(f"flow({name}): {name}() must return an iterable, got {type(made).__name__}")
+    return made
+
+
+def _kind_of_source(value: object) -> str:
+    name = _name(value)
+    if isinstance(value, (str, bytes, bytearray)):
+        raise UsageError(
+            f"flow({value[:40]!r}): a {type(value).__name__} would be taken apart; write flow([{name}]), "
+            f"or flow(open({name})) for the lines of a file"
+        )
+    if inspect.iscoroutine(value):
+        value.close()
+        raise UsageError(f"flow({name}(...)): a coroutine object is not iterable; write flow({name})")
+    if isinstance(value, os.PathLike):
+        raise UsageError(f"flow({name}): a path is not iterable; write flow(open(path)) for its lines")
+    if not inspect.isclass(value):
+        if hasattr(value, "__aiter__"):
+            _refuse_used_up(value, name)
+            return "async"
+        if isinstance(value, io.IOBase):
+            return "file"
+        if type(value) in ON_THE_LOOP:
+            return "container"
+        if hasattr(value, "__iter__") or hasattr(value, "__getitem__"):
+            _refuse_used_up(value, name)
+            return "iterable"
+    if not callable(value):
+        raise UsageError(
+            f"flow({name}): {type(value).__name__} is neither iterable nor a function that returns an iterable"
+        )
+    _refuse_parameters(value, name)
+    return "async function" if kind_of(value) in ("coroutine", "async_generator", "tornado") else "function"
+
+
+def _refuse_parameters(fn: Callable[..., object], name: str) -> None:
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (ValueError, TypeError):
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed:
+        given = ", ".join(needed)
+        raise UsageError(
+            f"flow({name}): {name} needs {given}; call it: write flow({name}({given})), "
+            f"or flow(functools.partial({name}, {given})) to run the flow more than once"
+        )
+
+
+def _is_used_up(value: object) -> bool:
+    if inspect.isgenerator(value):
+        return inspect.getgeneratorstate(value) == inspect.GEN_CLOSED
+    if inspect.isasyncgen(value):
+        return value.ag_frame is None
+    return False
+
+
+def _refuse_used_up(value: object, name: str) -> None:
+    if _is_used_up(value):
+        raise UsageError(f"flow({name}): this generator has come to its end already; write flow({name}(...)) anew")
+
+
+def _name(value: object) -> str:
+    name = getattr(value, "__name__", None)
+    return name if isinstance(name, str) else type(value).__name__

@@ -1,0 +1,131 @@
+"""`catch`: what becomes of failures."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Final
+
+from overlapped._engine.callables import kind_of
+from overlapped._engine.failure import Failure, as_value
+from overlapped._engine.feed import Feed, Through
+from overlapped.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlapped._engine.scope import Scope
+    from overlapped.stages.base import Seat
+
+NOTHING: Final = object()
+"""`replace` was left out: the item is dropped."""
+
+
+class CatchFeed(Through):
+    """Failures of the given types become a replacement, nothing, or the end."""
+
+    def __init__(self, up: Feed, scope: Scope, stage: Catch, *, is_fatal: bool) -> None:
+        super().__init__(up)
+        self.scope = scope
+        self.stage = stage
+        self.is_fatal = is_fatal
+
+    def take(self, want: int) -> list[object]:
+        """Items and what became of failures."""
+        if self.ended:
+            return []
+        while True:
+            chunk = self.up.take(want)
+            if not chunk:
+                self.ended = self.up.ended
+                return []
+            result: list[object] = []
+            for item in chunk:
+                if not isinstance(item, Failure) or item.dead:
+                    result.append(item)
+                elif not self._handle(item, result):
+                    self.halt()
+                    return result
+            if result:
+                return result
+
+    def demand(self, total: int) -> None:
+        """Without drops it is one to one."""
+        if self.stage.replace is not NOTHING:
+            self.up.demand(total)
+
+    def _handle(self, failure: Failure, result: list[object]) -> bool:
+        """Put what becomes of a failure into `result`; False ends the flow."""
+        stage = self.stage
+        try:
+            if not isinstance(failure.error, stage.types) or (stage.where and not stage.where(failure.error)):
+                result.append(failure)
+                return not self.is_fatal
+            if stage.do is not None:
+                stage.do(failure.error)
+            if stage.stop:
+                return False
+            if stage.replace is not NOTHING:
+                replace = stage.replace
+                result.append(replace(failure.error) if callable(replace) else replace)
+        except Exception as error:  # noqa: BLE001 - the user's handler; its error becomes the failure
+            if error.__cause__ is None and error is not failure.error:
+                error.__cause__ = failure.error
+            result.append(
+                Failure(as_value(error, "catch"), "catch", failure.item, attempts=failure.attempts, weight=failure.weight)
+            )
+            return not self.is_fatal
+        return True
+
+
+class Catch:
+    """Handles the failures of the stages before it."""
+
+    __slots__ = ("do", "replace", "stop", "types", "where")
+    verb = "catch"
+
+    def __init__(
+        self,
+        types: object,
+        *,
+        where: Callable[[Any], object] | None = None,
+        replace: object = NOTHING,
+        do: Callable[[Any], object] | None = None,
+        stop: bool = False,
+    ) -> None:
+        listed: tuple[Any, ...] = types if isinstance(types, tuple) else (types,)
+        if not listed:
+            raise UsageError("catch(types): give at least one exception class, got ()")
+        for one in listed:
+            if not inspect.isclass(one) or not issubclass(one, BaseException):
+                raise UsageError(f"catch(types): an exception class is needed, got {one!r}; write .catch(ValueError)")
+            if not issubclass(one, Exception):
+                raise UsageError(
+                    f"catch({one.__name__}): {one.__name__} ends a program and is never an item's failure; "
+                    f"write .catch(Exception)"
+                )
+        for name, value in (("where", where), ("do", do)):
+            if value is not None and (not callable(value) or kind_of(value) != "plain"):
+                raise UsageError(f"catch({name}): {name} must be a plain function of the exception, got {value!r}")
+        if callable(replace) and not inspect.isclass(replace) and kind_of(replace) != "plain":
+            raise UsageError(f"catch(replace): replace must be a value or a plain function, got {replace!r}")
+        if not isinstance(stop, bool):
+            raise UsageError(f"catch(stop): stop must be True or False, got {stop!r}")
+        self.types = listed
+        self.where = where
+        self.replace = replace
+        self.do = do
+        self.stop = stop
+
+    @property
+    def name(self) -> str:
+        """`catch(ValueError)`."""
+        return f"catch({', '.join(one.__name__ for one in self.types)})"
+
+    def attach(self, up: Feed, scope: Scope, seat: Seat) -> Feed:
+        """A feed without these failures."""
+        return CatchFeed(up, scope, self, is_fatal=seat.is_fatal)
+
+    def explain(self) -> str:
+        """What becomes of a failure."""
+        end = "end the flow" if self.stop else "drop the item" if self.replace is NOTHING else "replace the item"
+        return f"{self.name}: {end}"

@@ -1,0 +1,207 @@
+"""`to`: items land in a sink, batch by batch, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from overlapped._engine.failure import Failure, as_value
+from overlapped._engine.feed import Feed, Through
+from overlapped.errors import UsageError
+from overlapped.sinks.base import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlapped._engine.scope import Scope
+    from overlapped.sinks.base import Writer
+    from overlapped.stages.base import Seat
+
+MOST_A_WRITE: Final = 1_000
+"""Items written at once: whatever has queued while the last write ran, at most this."""
+
+
+class LandFeed(Through):
+    """Passes items on once they have been written; an item that the sink refuses becomes a failure."""
+
+    def __init__(self, up: Feed, scope: Scope, sink: Sink, *, is_fatal: bool) -> None:
+        super().__init__(up)
+        self.scope = scope
+        self.sink = sink
+        self.name = sink.describe()
+        self.is_fatal = is_fatal
+        self.done: deque[object] = deque()
+        self.orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.thread: threading.Thread | None = None
+        self.writer: Writer | None = None
+        self.opened: asyncio.Future[None] = scope.loop.create_future()
+        self.closed: asyncio.Future[None] = scope.loop.create_future()
+        self.is_writing = False
+        self.is_closing = False
+        self.is_broken = False
+
+    # -- on the loop -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the sink in its thread; an error ends the run before the source is pulled."""
+        target = contextvars.copy_context().run
+        self.thread = threading.Thread(target=target, args=(self._serve,), name=f"overlapped:{self.name}", daemon=True)
+        self.thread.start()
+        self.scope.closers.append(self.close)
+        await self.opened
+
+    def _heard(self) -> None:
+        self._pump()
+
+    def start(self) -> None:
+        """Start upstream, then write."""
+        super().start()
+        self._pump()
+
+    def _pump(self) -> None:
+        if self.is_writing or self.is_broken or self.ended or len(self.done) >= MOST_A_WRITE:
+            return
+        chunk = self.up.take(MOST_A_WRITE)
+        if chunk:
+            self.is_writing = True
+            self.orders.put(lambda: self._write(chunk))
+        elif self.up.ended and not self.is_closing:
+            self.is_closing = True
+            self.orders.put(lambda: self._close(ok=True))
+
+    def take(self, want: int) -> list[object]:
+        """What has been written."""
+        if want <= 0:
+            return []
+        chunk = [self.done.popleft() for _ in range(min(want, len(self.done)))]
+        self._pump()
+        self.ended = not self.done and (self.closed.done() or self.is_broken)
+        return chunk
+
+    def demand(self, total: int) -> None:
+        """One to one."""
+        self.up.demand(total)
+
+    def halt(self) -> None:
+        """Nothing more is wanted; what is being written is finished."""
+        super().halt()
+        self.done.clear()
+
+    def _written(self, chunk: list[object], refused: dict[int, Exception], error: BaseException | None) -> None:
+        self.is_writing = False
+        if error is not None:
+            self.is_broken = True
+            self.done.append(Failure(as_value(error, self.name), self.name, dead=True))
+            self.up.halt()
+        else:
+            values = [i for i, item in enumerate(chunk) if not isinstance(item, Failure)]
+            for row, why in refused.items():
+                index = values[row]
+                chunk[index] = Failure(why, self.name, chunk[index])
+            self.done.extend(chunk)
+            if refused and self.is_fatal:
+                self.is_broken = True
+                self.up.halt()
+        if not self.scope.closing:
+            self._pump()
+            self.notify()
+
+    def _closed(self, error: BaseException | None) -> None:
+        if error is not None:
+            if self.scope.closing:
+                self.scope.cleanup_errors.append(error)
+            else:
+                self.done.append(Failure(as_value(error, self.name), self.name, dead=True))
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self.notify()
+
+    async def close(self) -> None:
+        """Finish the write that runs, then close; what was written stays."""
+        if self.thread is None:
+            return
+        if not self.is_closing:
+            self.is_closing = True
+            self.orders.put(lambda: self._close(ok=False))
+        if self.opened.done() and self.opened.exception() is None:
+            await self.closed
+        self.orders.put(None)
+
+    # -- in the thread -----------------------------------------------------------------------------------
+
+    def _tell(self, call: Callable[..., None], *args: Any) -> None:
+        try:
+            self.scope.loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:  # the loop is closed: the interpreter is going down
+            pass
+
+    def _serve(self) -> None:
+        try:
+            self.writer = self.sink.open()
+        except BaseException as error:  # noqa: BLE001 - raised to whoever starts the run
+            self._tell(_settle, self.opened, error)
+            return
+        self._tell(_settle, self.opened, None)
+        while (order := self.orders.get()) is not None:
+            order()
+
+    def _write(self, chunk: list[object]) -> None:
+        assert self.writer is not None
+        refused: dict[int, Exception] = {}
+        error: BaseException | None = None
+        try:
+            rows = [item for item in chunk if not isinstance(item, Failure)]
+            if rows:
+                refused = self.writer.write(rows)
+        except BaseException as raised:  # noqa: BLE001 - travels to the end of the flow
+            error = raised
+        self._tell(self._written, chunk, refused, error)
+
+    def _close(self, *, ok: bool) -> None:
+        assert self.writer is not None
+        error: BaseException | None = None
+        try:
+            self.writer.close(ok)
+        except BaseException as raised:  # noqa: BLE001 - a clean-up error is never lost
+            error = raised
+        self._tell(self._closed, error)
+
+
+def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+class Land:
+    """The last stage of a flow with a sink."""
+
+    __slots__ = ("sink",)
+    verb = "to"
+
+    def __init__(self, sink: object) -> None:
+        if isinstance(sink, type) or not isinstance(sink, Sink):
+            raise UsageError(f'to(sink): a sink is needed, got {sink!r}; write .to(Jsonl("out.jsonl"))')
+        self.sink: Sink = sink
+
+    @property
+    def name(self) -> str:
+        """The sink in words."""
+        return self.sink.describe()
+
+    def attach(self, up: Feed, scope: Scope, seat: Seat) -> Feed:
+        """A feed of what has been written."""
+        feed = LandFeed(up, scope, self.sink, is_fatal=seat.is_fatal)
+        scope.openers.append(feed.open)
+        return feed
+
+    def explain(self) -> str:
+        """The sink in words."""
+        return f"to {self.name}: batches on a thread of its own"

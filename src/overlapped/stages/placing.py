@@ -1,0 +1,175 @@
+"""Which lane a stage's calls run in, why, and when that changes."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from overlapped._engine.callables import is_awaitable, is_generator, refuse_result
+from overlapped._engine.direct import Direct
+from overlapped._engine.ports import Ported
+from overlapped._engine.resources import open_blocking
+from overlapped.errors import UsageError
+from overlapped.lanes import coroutine, inline, thread
+from overlapped._engine.trays import DROPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlapped._engine.callables import Described
+    from overlapped._engine.crew import Crew, Job, Shape
+    from overlapped._engine.ports import Outcome
+    from overlapped.stages.base import Seat
+
+LANES: Final = ("coroutine", "inline", "thread")
+
+JUDGED_CALLS: Final = 200
+SHORT_CALL_S: Final = 100e-6
+NEVER_WAITS: Final = 0.7
+"""A plain function goes inline if, over 200 calls, the median is < 100 us and CPU / wall >= 0.7 (rule 14)."""
+
+
+def choose(on: object, described: Described, timeout_s: float | None) -> tuple[str, str]:
+    """Lane and reason for a function, as far as they can be told before the first call."""
+    name = described.name
+    if isinstance(on, str):
+        return on, f'on="{on}"'
+    if described.kind in ("coroutine", "tornado", "async_generator"):
+        return "coroutine", f"{name} is async: {coroutine.WHY}"
+    if timeout_s is not None:
+        return "thread", f"{name} is a plain function with a time-out, so it stays in threads"
+    return "thread", f"{name} is a plain function: {thread.WHY}"
+
+
+def check_lane_fits(on: str, described: Described, verb: str) -> None:
+    """Refuse a lane that cannot run this kind of function.
+
+    Raises:
+        UsageError: with the line to write instead.
+    """
+    name, kind = described.name, described.kind
+    is_async = kind in ("coroutine", "tornado", "async_generator")
+    if on not in LANES:
+        raise UsageError(f"{verb}({name}, on={on!r}): on must be AUTO, {', '.join(map(repr, LANES))}, got {on!r}")
+    if is_async and on != "coroutine":
+        raise UsageError(f"{verb}({name}, on={on!r}): {name} is async and runs on the loop; write .{verb}({name})")
+    if on == "coroutine" and kind == "generator":
+        raise UsageError(f'{verb}({name}, on="coroutine"): {name} is a generator function; write .{verb}({name})')
+
+
+class Placing:
+    """Places one stage's calls in one run, and moves them when the calls show that they belong elsewhere."""
+
+    def __init__(self, crew: Crew, fn: Callable[..., Any], described: Described, seat: Seat, *, on: object) -> None:
+        self.crew = crew
+        self.fn = fn
+        self.described = described
+        self.is_auto = not isinstance(on, str)
+        self.lane, self.why = choose(on, described, crew.spec.timeout_s)
+        self.names = [n for n in described.wants if n in seat.resources]
+        self.per_worker = [n for n in self.names if n in seat.per_worker]
+        self.judged: list[tuple[float, float]] | None = None
+        if self.is_auto and described.kind == "plain" and crew.spec.timeout_s is None and not crew.spec.many:
+            self.judged = []
+
+    def shape(self) -> Shape:
+        """The shape to begin with."""
+        makers = {"coroutine": self._coroutine, "inline": self._inline, "thread": self._thread}
+        return makers[self.lane]()
+
+    def _on_loop(self) -> Callable[..., Any]:
+        given = {name: self.crew.scope.resources[name] for name in self.names}
+        return functools.partial(self.fn, **given) if given else self.fn
+
+    def _coroutine(self) -> Shape:
+        fn, name, verb = self._on_loop(), self.described.name, self.crew.spec.verb
+        call = coroutine.many(fn, name) if self.crew.spec.many else coroutine.one(fn, verb, self.described)
+        return Direct(self.crew, call, "coroutine", self.why)
+
+    def _inline(self) -> Shape:
+        fn, verb = self._on_loop(), self.crew.spec.verb
+        many = self.crew.spec.many
+        call = inline.many(fn, self.described) if many else inline.one(fn, verb, self.described)
+        on_long_call = self._back_to_threads if self.is_auto else None
+        return Direct(self.crew, call, "inline", self.why, most=None if many else 1, on_long_call=on_long_call)
+
+    def _thread(self) -> Shape:
+        crew = self.crew
+        port = thread.ThreadPort(
+            self._bind,
+            crew.spec.name,
+            clock=crew.scope.clock,
+            many=crew.spec.many,
+            on_cleanup_error=crew.scope.cleanup_errors.append,
+        )
+        return Ported(
+            crew,
+            port,
+            "thread",
+            self.why,
+            on_outcome=self._judge if self.judged is not None else None,
+            on_awaitable=self._found_awaitable,
+        )
+
+    def _bind(self, stack: ExitStack) -> Callable[[Any], object]:
+        """In a thread: the function with its resources, those per worker opened here."""
+        given = {name: self.crew.scope.resources[name] for name in self.names if name not in self.per_worker}
+        for name in self.per_worker:
+            given[name] = open_blocking(self.crew.scope.factories[name], name, stack)
+        fn = functools.partial(self.fn, **given) if given else self.fn
+        verb = self.crew.spec.verb
+        if verb in ("map", "flat_map"):
+            return fn
+
+        def call(item: object) -> object:
+            result = fn(item)
+            if is_awaitable(result) or is_generator(result):
+                return result  # for the loop to deal with
+            if verb == "tap" or result:
+                return item
+            return DROPPED
+
+        return call
+
+    # -- what the calls show -----------------------------------------------------------------------
+
+    def _judge(self, outcome: Outcome) -> None:
+        """Go inline if the calls are short and never wait; ask again every 200 calls."""
+        judged = self.judged
+        if judged is None:
+            return
+        judged.append((outcome.ended_s - outcome.started_s, outcome.cpu_s))
+        if len(judged) < JUDGED_CALLS:
+            return
+        wall, cpu = sum(w for w, _ in judged), sum(c for _, c in judged)
+        median = statistics.median(w for w, _ in judged)
+        judged.clear()
+        if median < SHORT_CALL_S and cpu >= NEVER_WAITS * wall:
+            self.judged = None
+            self.why = f"its calls are short ({median * 1e6:.0f} us) and never wait ({cpu / wall:.0%} CPU)"
+            self.crew.switch(self._inline)
+
+    def _back_to_threads(self, took_s: float) -> None:
+        """An inline call was long: never again."""
+        self.is_auto = False
+        self.why = f"one of its inline calls took {took_s * 1e3:.0f} ms, so it runs in threads for good"
+        self.crew.switch(self._thread)
+
+    def _found_awaitable(self, job: Job, value: Any) -> BaseException | None:
+        """A function that looked plain returned a coroutine: await it here, and call it here from now on."""
+        verb = self.crew.spec.verb
+        if not self.is_auto or (is_generator(value) and not self.crew.spec.many):
+            return refuse_result(value, self.described, "thread", verb=verb)
+        if self.crew.spec.many:
+            job.pending = functools.partial(coroutine.finish_many, value, self.described.name)
+        else:
+            job.pending = lambda emit: coroutine.finish(value, verb, job.item)
+        self.crew.ready.append(job)
+        if self.lane != "coroutine":
+            self.lane = "coroutine"
+            self.judged = None
+            self.why = f"{self.described.name} returns awaitables: {coroutine.WHY}"
+            self.crew.switch(self._coroutine)
+        return None
