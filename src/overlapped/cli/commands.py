@@ -38,9 +38,9 @@ Examples:
   overlapped run job.py:small -- urls.txt
   overlapped run --json --max-failures 10 job.py
 
-\b
 Ctrl-C takes no more items and finishes what is in flight; a second one
-cancels that; a third one leaves at once. SIGTERM is the first with 10 s grace.
+cancels that; a third one leaves at once. SIGTERM is the first with 10 s
+grace.
 """
 
 DEMO_HELP = """Fetch and parse 400 slow pages, one at a time and overlapped.

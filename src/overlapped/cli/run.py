@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from overlapped._engine.loop import new_loop
-from overlapped.cli.job import load_job
+from overlapped.cli.job import call_users, load_job
 from overlapped.cli.lines import JsonLines, OutputLost
 from overlapped.cli.progress import make_view
 from overlapped.cli.say import ExitCode, say, traceback_text, users_place, write_stderr, write_stdout
@@ -49,6 +49,7 @@ def run_job(
     with Signals() as signals:
         with make_view("none" if common.quiet else common.progress, target) as view:
             flow = load_job(target, args)
+            call_users(target, flow.check)
             if common.verbose:
                 with redirect_stdout(sys.stderr):
                     flow.explain()
@@ -224,4 +225,5 @@ def _cause(error: BaseException) -> str:
     start = f"{place}: " if place else ""
     what = str(error) if isinstance(error, OverlappedError) else f"{type(error).__name__}: {error}"
     notes = getattr(error, "__notes__", [])
-    return f"{start}{what}" + (f" ({notes[0]})" if notes else "")
+    note = f" ({notes[0].removeprefix('overlapped: ')})" if notes else ""
+    return f"{start}{what}{note}" + ("" if note or place else " (-v shows where)")

@@ -88,12 +88,10 @@ def _done(record: RunRecord) -> list[str]:
         "cancelled": ("ended", "cancelled, after "),
     }[record.state]
     taken = record.stages[0].items_in if record.stages else record.items
-    done = taken if taken > record.items else record.items
-    items = (
-        counted(record.items, "item")
-        if done == record.items
-        else f"{taken:,} items in, {record.items:,} out,"
-    )
+    items = counted(taken, "item")
+    if taken != record.items:
+        items += f" in, {record.items:,} out,"
+    done = max(taken, record.items)
     per_s = rate(done, record.elapsed_s)
     line = f"{label:<8} {start}{items} in {seconds(record.elapsed_s)}" + (f" ({per_s})" if per_s else "")
     retried = sum(stage.retries for stage in record.stages)
@@ -151,6 +149,7 @@ def _slowest(record: RunRecord, stages: list[StageRecord]) -> tuple[StageRecord,
         stage
         for stage in stages
         if stage.calls >= ENOUGH_CALLS
+        and stage.service_s >= record.elapsed_s / 2
         and stage.service_s >= BUSY * (stage.service_s + stage.starved_s + stage.blocked_s) > 0
     ]
     if len(busy) != 1:
@@ -168,7 +167,7 @@ def _tuner(record: RunRecord) -> list[str]:
     """For each stage whose limit was found: the limit, the way to it, and the last reason."""
     lines = []
     for stage in calling(record):
-        if stage.reason == "fixed" or not stage.calls:
+        if stage.reason == "fixed" or (stage.calls < ENOUGH_CALLS and not stage.decisions):
             continue
         low, high = stage.limit_range
         line = f"{name_of(stage)}: limit {stage.limit}"
