@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_UNTAKEN_BYTES: Final = 64 * 2**20
 """With AUTO, `bytes` and `str` results that nobody has taken stay below this (one is always allowed)."""
 
+FREE_CHUNK: Final = 1_024
+"""Items taken at once from a feed whose pulling nobody can see (a list): spreads the cost of a refill."""
+
 MAX_DECISIONS: Final = 1_000
 """Changes of the limit that are kept for the report."""
 
@@ -106,6 +109,9 @@ class Crew(Through):
     Order: `head` is the index whose result leaves next, `late` holds those that came before their turn.
     """
 
+    # What the hot loop reads and writes: slots are found faster than the 30th key of an instance's dict.
+    __slots__ = ("admit_until", "admitted", "head", "input", "listening")
+
     def __init__(self, up: Feed, scope: Scope, spec: CrewSpec, keys: Keys | None = None) -> None:
         super().__init__(up)
         self.scope = scope
@@ -178,7 +184,7 @@ class Crew(Through):
 
     def open_gate(self) -> None:
         """Recompute up to where items may be pulled without a look at anything else."""
-        if self.ready or self.is_over_admitting or self.paused_s_left() > 0 or self._is_full():
+        if self.ready or self.is_closed or self.paused_s_left() > 0 or self._is_full():
             self.admit_until = -1
         else:
             self.admit_until = min(self.released + self.cap, self.wanted)
@@ -186,14 +192,9 @@ class Crew(Through):
     def _is_full(self) -> bool:
         return (self.untaken_bytes >= MAX_UNTAKEN_BYTES) or (self.spec.many and len(self.out) >= self.cap)
 
-    @property
-    def is_over_admitting(self) -> bool:
-        """True if no new item will ever be started."""
-        return self.is_closed or self.admitted >= self.wanted
-
     def refill(self) -> bool:
         """Make sure that `input` holds an item that may be started now; False if none may."""
-        if self.is_over_admitting or self._is_full():
+        if self.is_closed or self._is_full():
             return False
         room = min(self.released + self.cap, self.wanted) - self.admitted
         if length_hint(self.input):
@@ -201,7 +202,8 @@ class Crew(Through):
         if room <= 0:
             self.up.take(0)  # what we had taken has been started: upstream need not count it any more
             return False
-        chunk = self.up.take(room)
+        # Whatever costs nothing to pull is pulled ahead; only its start counts.
+        chunk = self.up.take(max(room, FREE_CHUNK) if self.up.is_free else room)
         self.input = iter(chunk)
         return bool(chunk)
 
@@ -218,8 +220,8 @@ class Crew(Through):
 
     @property
     def has_no_input(self) -> bool:
-        """True if no new item will come: upstream has ended, or nothing more is wanted."""
-        return self.is_over_admitting or (not length_hint(self.input) and self.up.ended)
+        """True if no new item will come. `wanted` is no end: a failure on its way makes it one more."""
+        return self.is_closed or (not length_hint(self.input) and self.up.ended)
 
     def check_end(self) -> None:
         """Tell the next stage if this was all. Called whenever a slot finds nothing to do."""
@@ -514,9 +516,9 @@ class Crew(Through):
 
     def outcome_of(self, error: BaseException) -> Outcome:
         """What a failure says about load."""
-        if isinstance(error, (Overloaded, TimeoutError)) or retry_after_s(error) is not None:
-            return "drop"
-        return "ignore"
+        if retry_after_s(error) is not None:
+            return "ignore"  # it names a rate, and the pause obeys it: fewer calls at once would not help
+        return "drop" if isinstance(error, (Overloaded, TimeoutError)) else "ignore"
 
     def record(self) -> StageRecord:
         """The account so far."""

@@ -134,18 +134,18 @@ class Direct:
         learns = crew.learns or crew.spec.bounds_bytes
         has_cancel = slot.task.cancelling  # type: ignore[union-attr]  # set by `_enlist`
         calls, service_s = 0, 0.0
+        must_look = True
         try:
-            while await self._gate(slot):
-                started = clock()
+            while not must_look or await self._gate(slot):
+                must_look = False
+                started = now = clock()
                 for item in crew.input:
                     index = crew.admitted
                     crew.admitted = index + 1
                     if item.__class__ is Failure:
-                        crew.pass_by(index, item)  # type: ignore[arg-type]  # its class has just been asked
-                        if crew.admitted >= crew.admit_until:
-                            break
-                        continue
-                    if is_plain:
+                        crew.pass_by(index, item)
+                        now = started
+                    elif is_plain:
                         slot.index = index
                         slot.started_s = started
                         if learns:
@@ -179,13 +179,17 @@ class Direct:
                         await self._perform(slot, Job(index, item), None)
                         now = clock()
                     if crew.admitted >= crew.admit_until or now > turn.deadline:
-                        if self.on_long_call is not None and now - started > LONG_INLINE_CALL_S:
-                            self.on_long_call(now - started)
+                        must_look = True
                         break
                     started = now
-                crew.calls += calls
-                crew.service_s += service_s
-                calls, service_s = 0, 0.0
+                else:  # another worker may have brought the next chunk meanwhile
+                    must_look = crew.admitted >= crew.admit_until or not length_hint(crew.input)
+                if must_look:
+                    if self.on_long_call is not None and now - started > LONG_INLINE_CALL_S:
+                        self.on_long_call(now - started)
+                    crew.calls += calls
+                    crew.service_s += service_s
+                    calls, service_s = 0, 0.0
         except asyncio.CancelledError as error:
             if not (slot.is_dropped or crew.scope.closing):
                 crew.scope.abort(error)  # somebody else has cancelled our task

@@ -36,6 +36,7 @@ class Feed:
     """
 
     ended: bool = False
+    is_free: bool = False  # pulling ahead costs nothing and nobody can see it: a list, a range
     notify: Callable[[], None] = staticmethod(_nobody)
 
     def listen(self, listener: Callable[[], None]) -> None:

@@ -80,7 +80,8 @@ class Buffered(Feed):
 class LoopFeed(Feed):
     """Containers, ranges and open files: pulled on the loop, since their next item never waits long."""
 
-    def __init__(self, source: Iterable[object], name: str) -> None:
+    def __init__(self, source: Iterable[object], name: str, *, is_free: bool = False) -> None:
+        self.is_free = is_free
         self._source = source
         self._name = name
         self._iterator: Iterator[object] | None = None

@@ -59,7 +59,7 @@ class Source:
         self._is_used = True
         value = self._value
         if self._kind in ("container", "file"):
-            return LoopFeed(value, self.name)
+            return LoopFeed(value, self.name, is_free=self._kind == "container")
         if self._kind == "async":
             return _task_feed(lambda: value, self.name, scope)
         if self._kind == "async function":
