@@ -82,7 +82,7 @@ def flow(source: Any, /) -> Flow[Any]:
         [0, 10, 20]
     """
     if isinstance(source, Flow):
-        source._refuse_sink("flow")
+        source.refuse_sink("flow")
         return source
     return Flow(Source(source))
 
@@ -143,7 +143,7 @@ def _several(how: str, sources: tuple[Any, ...]) -> _Several:
         raise UsageError(f"{how}(): give at least one source; write {how}(first, second)")
     flows = tuple(flow(source) for source in sources)
     for one in flows:
-        one._refuse_sink(how)
+        one.refuse_sink(how)
         if one.factories:
             raise UsageError(f"{how}(): resources belong to the whole run; write {how}(...).using(...)")
     return _Several(how, flows)
@@ -170,7 +170,7 @@ class Flow(Generic[T_co]):
         self._per_worker = per_worker
 
     def _with(self, stage: Stage) -> Flow[Any]:
-        self._refuse_sink(stage.verb)
+        self.refuse_sink(stage.verb)
         return Flow(self._source, (*self._stages, stage), self._factories, self._per_worker)
 
     # -- stages --------------------------------------------------------------------------------------
@@ -179,10 +179,15 @@ class Flow(Generic[T_co]):
     def map(self, fn: Callable[[T_co], Awaitable[R]], /, **options: Unpack[CallOptions]) -> Flow[R]: ...
     @overload
     def map(self, fn: Callable[[T_co], R], /, **options: Unpack[CallOptions]) -> Flow[R]: ...
+    # A function with resources is no Callable[[T], R], so it does reach these two.
     @overload
-    def map(self, fn: Callable[Concatenate[T_co, ...], Awaitable[R]], /, **options: Unpack[CallOptions]) -> Flow[R]: ...
+    def map(  # type: ignore[overload-cannot-match]
+        self, fn: Callable[Concatenate[T_co, ...], Awaitable[R]], /, **options: Unpack[CallOptions]
+    ) -> Flow[R]: ...
     @overload
-    def map(self, fn: Callable[Concatenate[T_co, ...], R], /, **options: Unpack[CallOptions]) -> Flow[R]: ...
+    def map(  # type: ignore[overload-cannot-match]
+        self, fn: Callable[Concatenate[T_co, ...], R], /, **options: Unpack[CallOptions]
+    ) -> Flow[R]: ...
     def map(self, fn: Callable[..., Any], /, **options: Unpack[CallOptions]) -> Flow[Any]:
         """One call of `fn` for each item; its result takes the item's place.
 
@@ -387,9 +392,7 @@ class Flow(Generic[T_co]):
             if name in dict(self._factories):
                 raise UsageError(f"using({name}): there is a resource of that name already")
         added = frozenset(factories) if per == "worker" else frozenset()
-        return Flow(
-            self._source, self._stages, (*self._factories, *factories.items()), self._per_worker | added
-        )
+        return Flow(self._source, self._stages, (*self._factories, *factories.items()), self._per_worker | added)
 
     # -- looking at it -----------------------------------------------------------------------------------
 
@@ -398,7 +401,7 @@ class Flow(Generic[T_co]):
         lines = [self._source.explain(), *(stage.explain() for stage in self._stages)]
         lines += [f"using {name}" for name, _ in self._factories]
         text = "\n".join(f"{'' if i == 0 else '  '}{line}" for i, line in enumerate(lines))
-        print(text)
+        print(text)  # noqa: T201 - that is what it is for
         return text
 
     def __repr__(self) -> str:
@@ -425,7 +428,8 @@ class Flow(Generic[T_co]):
         """Those of them that every thread opens for itself."""
         return self._per_worker
 
-    def _refuse_sink(self, verb: str) -> None:
+    def refuse_sink(self, verb: str) -> None:
+        """Refuse a stage after the sink."""
         if self.has_sink:
             raise UsageError(f".{verb}(...) after .to(...): a sink comes last; write .{verb}(...).to(...)")
 
@@ -523,7 +527,8 @@ class Flow(Generic[T_co]):
         from overlapped.running import RunOptions
 
         self.check()
-        async with AsyncItems(self, RunOptions(on_failure, max_failures, progress)) as items:
+        items: AsyncItems[T_co] = AsyncItems(self, RunOptions(on_failure, max_failures, progress))
+        async with items:
             await items.exhaust()
         return items.report
 
@@ -539,7 +544,8 @@ class Flow(Generic[T_co]):
         from overlapped.running import RunOptions
 
         self.check()
-        async with AsyncItems(self, RunOptions(on_failure, max_failures)) as items:
+        items: AsyncItems[T_co] = AsyncItems(self, RunOptions(on_failure, max_failures))
+        async with items:
             return [item async for item in items]
 
 

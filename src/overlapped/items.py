@@ -9,20 +9,20 @@ import os
 import queue
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from overlapped._engine.loop import is_ours, new_loop, running_loop
 from overlapped._engine.scope import GRACE_S
 from overlapped.errors import UsageError
-from overlapped.report.report import Report
-from overlapped.running import Run, RunOptions
+from overlapped.running import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from overlapped.flow import Flow
     from overlapped.record import RunRecord
+    from overlapped.report.report import Report
+    from overlapped.running import Plan, RunOptions
 
 T = TypeVar("T")
 
@@ -36,11 +36,11 @@ class AsyncItems(Generic[T]):
     Cancelling an `anext` loses nothing: the next one gives what it would have given.
     """
 
-    def __init__(self, flow: Flow[T], options: RunOptions) -> None:
+    def __init__(self, flow: Plan, options: RunOptions) -> None:
         self._flow = flow
         self._options = options
         self._run: Run | None = None
-        self._chunk: Iterator[object] = iter(())
+        self._chunk: Iterator[T] = iter(())
         self._is_closed = False
         self._pid = os.getpid()
         _LIVE.add(self)
@@ -52,14 +52,14 @@ class AsyncItems(Generic[T]):
     async def __anext__(self) -> T:
         """The next result; an item's failure is raised here, in its place."""
         for item in self._chunk:
-            return item  # type: ignore[return-value]  # the flow's stages made it a T
+            return item
         return await self._next()
 
     async def _next(self) -> T:
         while not self._is_closed:
             if await self._fetch():
                 for item in self._chunk:
-                    return item  # type: ignore[return-value]  # as above
+                    return item
             else:
                 await self._close()
         raise StopAsyncIteration
@@ -76,7 +76,7 @@ class AsyncItems(Generic[T]):
             if run.is_over:
                 return False
             await run.wait()
-        self._chunk = iter(chunk)
+        self._chunk = iter(cast("list[T]", chunk))  # the stages made them so
         return True
 
     def _start(self) -> Run:
@@ -162,7 +162,7 @@ class AsyncItems(Generic[T]):
 class _Bridge:
     """A run on a loop in a daemon thread of its own; chunks cross over when they are asked for."""
 
-    def __init__(self, flow: Flow[Any], options: RunOptions) -> None:
+    def __init__(self, flow: Plan, options: RunOptions) -> None:
         self._flow = flow
         self._options = options
         self._answers: queue.SimpleQueue[list[object] | None] = queue.SimpleQueue()
@@ -238,14 +238,14 @@ class Items(Generic[T]):
     One iterator may be shared by several threads: each item goes to one of them.
     """
 
-    def __init__(self, flow: Flow[T], options: RunOptions) -> None:
+    def __init__(self, flow: Plan, options: RunOptions) -> None:
         loop = running_loop()
         if loop is not None and is_ours(loop):
             raise UsageError(
                 "a blocking call on the loop of a run would stop that run; "
                 "write async for x in flow, or await flow.acollect()"
             )
-        self._chunk: Iterator[object] = iter(())
+        self._chunk: Iterator[T] = iter(())
         self._lock = threading.Lock()
         self._is_closed = False
         self._pid = os.getpid()
@@ -262,7 +262,7 @@ class Items(Generic[T]):
     def __next__(self) -> T:
         """The next result; an item's failure is raised here, in its place."""
         for item in self._chunk:
-            return item  # type: ignore[return-value]  # the flow's stages made it a T
+            return item
         return self._next()
 
     def _next(self) -> T:
@@ -271,7 +271,7 @@ class Items(Generic[T]):
         while not self._is_closed:
             with self._lock:
                 for item in self._chunk:  # another thread has fetched meanwhile
-                    return item  # type: ignore[return-value]  # as above
+                    return item
                 if self._is_closed:
                     break
                 try:
@@ -282,7 +282,7 @@ class Items(Generic[T]):
                 if chunk is None:
                     self._finish()
                 else:
-                    self._chunk = iter(chunk)
+                    self._chunk = iter(cast("list[T]", chunk))  # the stages made them so
         raise StopIteration
 
     def _finish(self) -> None:
@@ -342,7 +342,7 @@ class Items(Generic[T]):
 class Scoped(Generic[T]):
     """`with flow.open() as items` or `async with flow.open() as items`: a run that is surely closed."""
 
-    def __init__(self, flow: Flow[T], options: RunOptions) -> None:
+    def __init__(self, flow: Plan, options: RunOptions) -> None:
         self._flow = flow
         self._options = options
         self._items: Any = None
@@ -418,7 +418,7 @@ def _let_go(life: Run | _Bridge, pid: int) -> None:
 
 def _end_live_runs() -> None:
     """At interpreter exit: end what still runs, within a grace."""
-    bridges = [live._bridge for live in list(_LIVE) if isinstance(live, Items) and live._pid == os.getpid()]
+    bridges = [live._bridge for live in list(_LIVE) if isinstance(live, Items) and live._pid == os.getpid()]  # noqa: SLF001
     for bridge in bridges:
         bridge.stop()
     for bridge in bridges:
@@ -427,7 +427,7 @@ def _end_live_runs() -> None:
 
 def _after_fork() -> None:
     for live in list(_LIVE):
-        live._forked()
+        live._forked()  # noqa: SLF001 - a hook of this module's own classes
 
 
 atexit.register(_end_live_runs)

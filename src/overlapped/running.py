@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from overlapped._engine.failure import Failure, short
 from overlapped._engine.resources import open_on_loop
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from overlapped._engine.feed import Feed
-    from overlapped.flow import Flow
     from overlapped.record import RunState
 
 OnFailure = Literal["raise", "keep"]
@@ -34,6 +33,29 @@ DELIVERED_AT_ONCE: Final = 256
 
 MAX_NOTES: Final = 20
 """Further failures that are named on the exception that is raised; all are in its report."""
+
+
+class Plan(Protocol):
+    """What a run has to know of a flow."""
+
+    @property
+    def source_name(self) -> str:
+        """What the items come from."""
+        ...
+
+    @property
+    def factories(self) -> tuple[tuple[str, Callable[[], object]], ...]:
+        """The resources, in the order in which they are opened."""
+        ...
+
+    @property
+    def per_worker(self) -> frozenset[str]:
+        """Those that every thread opens for itself."""
+        ...
+
+    def attach(self, scope: Scope) -> Feed:
+        """The chain of feeds for one run."""
+        ...
 
 
 class RunOptions:
@@ -67,7 +89,7 @@ class Run(Scope):
     everything down; whoever consumes only takes what is ready, so cancelling a consumer loses nothing.
     """
 
-    def __init__(self, flow: Flow[Any], options: RunOptions) -> None:
+    def __init__(self, flow: Plan, options: RunOptions) -> None:
         super().__init__(keep=options.keep)
         self.options = options
         self.source_name = flow.source_name
@@ -97,7 +119,7 @@ class Run(Scope):
         try:
             for name, factory in self.factories.items():
                 if name not in self.per_worker:
-                    self.resources[name] = await open_on_loop(factory, name, stack)
+                    self.resources[name] = await open_on_loop(factory, stack)
             for open_ in self.openers:
                 await open_()
             if not self.end.done():
@@ -237,7 +259,7 @@ class Run(Scope):
         else:
             self._annotate(error)
         try:
-            error.report = self.report  # type: ignore[attr-defined]  # documented in errors.py
+            error.report = self.report  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # see errors.py
         except AttributeError:
             pass  # an exception class with __slots__
         return error
@@ -273,9 +295,9 @@ class Run(Scope):
         if self.final is not None:
             return self.final
         cpu, voluntary, involuntary, peak = _usage()
-        failures = self.failures if self.raised is None else [
-            self.raised, *(f for f in self.failures if f is not self.raised)
-        ]
+        failures = (
+            self.failures if self.raised is None else [self.raised, *(f for f in self.failures if f is not self.raised)]
+        )
         return RunRecord(
             source=self.source_name,
             state=self.state,

@@ -315,9 +315,7 @@ def _refuse_generator(kind: Kind, name: str, verb: str) -> NoReturn:
             f"{verb}({name}): {name} is {what}; write .flat_map({name}) (many results an item) "
             f"or .through({name}) (one generator over all items)"
         )
-    raise UsageError(
-        f"{verb}({name}): {name} is {what}; write {verb}={name} with a function that returns one value"
-    )
+    raise UsageError(f"{verb}({name}): {name} is {what}; write {verb}={name} with a function that returns one value")
 
 
 def _refuse_cached(fn: object, kind: Kind, name: str, verb: str) -> None:

@@ -124,9 +124,9 @@ class Crew(Through):
         self.learns = not hasattr(self.controller, "controller")  # Fixed is its own controller: nothing to learn
         self.limits = (self.limit, self.limit)
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
-        self.shape: Shape = None  # type: ignore[assignment]  # `install` sets it before the run starts
+        self.shape: Shape
         # what comes in
-        self.input: Iterator[object] = iter(())
+        self.input: Iterator[Any] = iter(())
         self.admitted = 0
         self.admit_until = -1  # an index, or -1: look at everything before the next pull
         self.wanted = EVERYTHING

@@ -59,7 +59,7 @@ def short(value: object, width: int = 120) -> str:
     """`repr` of any value in at most `width` characters, even if its own `repr` raises."""
     try:
         text = repr(value)
-    except Exception as error:  # a broken __repr__ must not hide the error that is being described
+    except Exception as error:  # noqa: BLE001 - a broken __repr__ must not hide the error that is being described
         text = f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
     return text if len(text) <= width else text[: width - 3] + "..."
 
@@ -80,4 +80,4 @@ def as_value(error: BaseException, stage: str) -> BaseException:
 
 
 MAX_RECORDED_FAILURES: Final = 1_000
-"""How many failures a run keeps in its record; all are counted. 1,000 bound the memory of a run that fails throughout."""
+"""Failures that a run keeps in its record; all are counted. It bounds the memory of a run that fails throughout."""

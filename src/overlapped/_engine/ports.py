@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from overlapped._engine.callables import is_awaitable, is_generator
 from overlapped._engine.crew import Job
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from overlapped._engine.crew import Crew
-    from overlapped._engine.deadline import Timed
 
 STUCK_S: Final = 1.0
 """How long all slots must be lost before a run is given up; a call that is merely slow has ended by then."""
@@ -26,7 +25,7 @@ class Outcome(NamedTuple):
     """What became of one call, or a part of it.
 
     Attributes:
-        index: the item's.
+        number: which of the stage's items.
         kind: "ok" (value = result), "error" (value = exception), "part" (value = list of results of a
             call that goes on).
         value: see `kind`.
@@ -35,9 +34,9 @@ class Outcome(NamedTuple):
         in_flight: calls in flight when it started, itself included.
     """
 
-    index: int
+    number: int
     kind: Literal["ok", "error", "part"]
-    value: object
+    value: Any
     started_s: float = 0.0
     ended_s: float = 0.0
     cpu_s: float = 0.0
@@ -254,10 +253,10 @@ class Ported:
         crew = self.crew
         for outcome in outcomes:
             if outcome.kind == "part":
-                self._take_part(outcome.index, outcome.value)  # type: ignore[arg-type]  # a list, by its kind
+                self._take_part(outcome.number, outcome.value)
                 continue
-            job = self.pending.pop(outcome.index, None)
-            self.unacknowledged.pop(outcome.index, None)
+            job = self.pending.pop(outcome.number, None)
+            self.unacknowledged.pop(outcome.number, None)
             crew.calls += 1
             crew.service_s += outcome.ended_s - outcome.started_s
             self.total_cpu_s += outcome.cpu_s
@@ -314,11 +313,11 @@ class Ported:
 
     def _end_lost(self, outcome: Outcome) -> None:
         """A call whose item has been given up has ended: its slot is free again."""
-        self.lost.discard(outcome.index)
+        self.lost.discard(outcome.number)
         if outcome.kind == "error" and isinstance(outcome.value, BaseException):
             crew = self.crew
-            if crew.is_closed and outcome.index > crew.last:
-                crew.fail(Job(outcome.index, None), crew.own_error(outcome.value))
+            if crew.is_closed and outcome.number > crew.last:
+                crew.fail(Job(outcome.number, None), crew.own_error(outcome.value))
 
     # -- results in parts (flat_map over generators) -----------------------------------------------------
 
@@ -343,7 +342,7 @@ class Ported:
 
     # -- time-outs ---------------------------------------------------------------------------------------
 
-    def _timed(self) -> list[Timed]:
+    def _timed(self) -> list[Running]:
         return [running for running in self.port.running() if running.index in self.pending]
 
     def _expire(self, running: Running) -> None:
@@ -356,7 +355,9 @@ class Ported:
         error = crew.timed_out()
         if not self.port.cancel(running.index):
             self.lost.add(running.index)
-            error.add_note(f"overlapped: a call in lane {self.lane!r} cannot be cancelled; it still runs, its slot is held")
+            error.add_note(
+                f"overlapped: a call in lane {self.lane!r} cannot be cancelled; it still runs, its slot is held"
+            )
         self._end(job, crew.fail(job, error))
         if len(self.lost) >= self.limit:
             crew.scope.later(STUCK_S, self._give_up_if_stuck)
@@ -383,4 +384,3 @@ class Ported:
                 ResourceWarning,
                 stacklevel=2,
             )
-

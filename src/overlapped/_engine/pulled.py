@@ -16,7 +16,7 @@ from overlapped._engine.feed import Feed
 from overlapped._engine.scope import GRACE_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from overlapped._engine.scope import Scope
 
@@ -205,7 +205,7 @@ class ThreadFeed(Buffered):
                 self._tell(self._has_left.set)
                 return
             iterator = iter(source)
-            self._pull(iterator)  # type: ignore[arg-type]  # mypy cannot know that iter() gave an iterator
+            self._pull(iterator)
         except BaseException as raised:  # noqa: BLE001 - the source's own; it travels after the items before it
             self.broken(raised)
         try:
@@ -268,7 +268,7 @@ class TaskFeed(Buffered):
         self.hear()
 
     async def _pull(self) -> None:
-        iterator: AsyncIterator[object] | None = None
+        iterator: Any = None
         try:
             source = await self._make()
             iterator = source.__aiter__()

@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack, ExitStack
 
 
-async def open_on_loop(factory: Callable[[], Any], name: str, stack: AsyncExitStack) -> object:
+async def open_on_loop(factory: Callable[[], Any], stack: AsyncExitStack) -> object:
     """Call `factory()` on the loop; what it gives is entered, and closed by `stack`.
 
     An awaitable is awaited. A context manager (async first) is entered; whatever has `close` or `aclose`
     is closed after that, since leaving a `sqlite3.Connection` does not close it.
     """
-    made = factory()
-    if inspect.isawaitable(made) and not hasattr(made, "__aenter__"):
-        made = await made
+    made: Any = factory()
+    awaited: Any = made
+    if inspect.isawaitable(awaited) and not hasattr(made, "__aenter__"):
+        made = await awaited
     value = made
     if hasattr(made, "__aenter__"):
         value = await made.__aenter__()

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from overlapped._engine.crew import Crew
     from overlapped._engine.failure import Failure
-    from overlapped._engine.feed import Feed
     from overlapped.rate import Rate
 
 SLICE_S: Final = 0.001

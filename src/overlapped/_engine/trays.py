@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ class Tray:
             self.on_room()
 
 
-def spread(value: object, name: str) -> object:
+def spread(value: Any, name: str) -> object:
     """What a `flat_map` function returned, as many results; an awaitable is left for the loop.
 
     Raises:

@@ -77,12 +77,8 @@ def _common(command: Callable[..., Any], *, hidden: bool = False) -> Callable[..
     """The options of `Common`, added to a command; on the group they work, too, without being listed."""
     options = (
         click.option("-q", "--quiet", is_flag=True, hidden=hidden, help="No progress and no summary."),
-        click.option(
-            "-v", "--verbose", is_flag=True, hidden=hidden, help="Explain the flow; full tracebacks."
-        ),
-        click.option(
-            "--json", is_flag=True, hidden=hidden, help="The run's record on stdout, as one JSON object."
-        ),
+        click.option("-v", "--verbose", is_flag=True, hidden=hidden, help="Explain the flow; full tracebacks."),
+        click.option("--json", is_flag=True, hidden=hidden, help="The run's record on stdout, as one JSON object."),
         click.option(
             "--progress",
             type=click.Choice(["auto", "plain", "none"]),
@@ -141,9 +137,7 @@ def overlapped(context: click.Context, /, **common: Any) -> None:
     show_default=True,
     help="keep: count failed items and go on; raise: stop at the first.",
 )
-@click.option(
-    "--max-failures", type=click.IntRange(min=0), metavar="N", help="Stop when more than N items failed."
-)
+@click.option("--max-failures", type=click.IntRange(min=0), metavar="N", help="Stop when more than N items failed.")
 @click.argument("job", metavar="JOB.py[:flow]")
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
 def run(job: str, args: tuple[str, ...], on_failure: str, max_failures: int | None, **common: Any) -> int:

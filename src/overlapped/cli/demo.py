@@ -24,6 +24,8 @@ from overlapped.cli.site import running_site
 from overlapped.report.text import counted, seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from overlapped import Report
     from overlapped.cli.commands import Common
 
@@ -94,6 +96,8 @@ def _measure(urls: list[str], delay_s: float, folder: Path, common: Common, sign
     database = folder / "pages.db"
     flow = load_job(str(JOB), [str(folder / "urls.txt"), str(database)])
     alone = _one_at_a_time(urls, folder, common)
+    if not common.quiet:
+        write_stderr(f"overlapped: now all {len(urls)} overlapped\n")
     with make_view("none" if common.quiet else common.progress, "demo") as view:
         outcome = execute(flow, view=view, signals=signals, on_failure="keep", max_failures=None, lines=False)
     return Shown(len(urls), delay_s, alone, outcome, _answer(database))
@@ -141,26 +145,23 @@ def _one_at_a_time(urls: list[str], folder: Path, common: Common) -> Alone:
 
     sample = urls[:: max(1, len(urls) // SAMPLE)][:SAMPLE]
     if not common.quiet:
-        write_stderr(
-            f"overlapped: {counted(len(sample), 'page')} one at a time, then all of them overlapped\n"
-        )
-    file = str(folder / "alone.db")
-    crawl.make_table(file)
+        write_stderr(f"overlapped: {counted(len(sample), 'page')} one at a time, measured\n")
     address = urlsplit(urls[0]).netloc
-    with (
-        closing(sqlite3.connect(file)) as db,
-        closing(http.client.HTTPConnection(address, timeout=30)) as connection,
-    ):
+    with closing(http.client.HTTPConnection(address, timeout=30)) as connection:
+
+        def pages() -> Iterator[list[crawl.Counts]]:
+            total = 0
+            for url in sample:
+                body = _get(connection, urlsplit(url).path)
+                total += len(body)
+                yield [crawl.parse(crawl.Page(url, body, total))]
+
         voluntary, involuntary = _switches()
         start = time.perf_counter()
-        total = 0
-        for url in sample:
-            body = _get(connection, urlsplit(url).path)
-            total += len(body)
-            crawl.save([crawl.parse(crawl.Page(url, body, total))], db)
+        done = sum(crawl.save(str(folder / "alone.db"), pages()))
         elapsed_s = time.perf_counter() - start
     after = _switches()
-    return Alone(len(sample), elapsed_s, after[0] - voluntary, after[1] - involuntary)
+    return Alone(done, elapsed_s, after[0] - voluntary, after[1] - involuntary)
 
 
 def _switches() -> tuple[int, int]:
@@ -180,9 +181,7 @@ def _answer(database: Path) -> dict[str, Any]:
         totals = db.execute(
             "SELECT count(*), total(lines), total(functions), total(classes), max(total_bytes) FROM pages"
         ).fetchone()
-        top = db.execute(
-            "SELECT url, functions FROM pages ORDER BY functions DESC, url LIMIT ?", (TOP,)
-        ).fetchall()
+        top = db.execute("SELECT url, functions FROM pages ORDER BY functions DESC, url LIMIT ?", (TOP,)).fetchall()
     numbers: dict[str, Any] = {name: int(value or 0) for name, value in zip(names, totals, strict=True)}
     modules = [{"module": urlsplit(url).path.lstrip("/"), "functions": functions} for url, functions in top]
     return numbers | {"most_functions": modules}

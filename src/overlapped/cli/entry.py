@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _fill_closed_descriptors()
     try:
-        import click  # noqa: F401 - is it there? commands.py is the file about it
+        importlib.import_module("click")  # is it there? commands.py is the file about it
     except ImportError:
         return _refuse(NO_CLICK, ExitCode.USAGE, arguments)
     try:

@@ -52,9 +52,7 @@ def _split(target: str) -> tuple[Path, str | None]:
         raise Problem(f"{path}: is a folder, not a Python file")
     if not path.exists():
         near = difflib.get_close_matches(path.name, [other.name for other in _siblings(path)], n=1)
-        raise Problem(
-            f"{path}: no such file" + (f". Did you mean '{path.with_name(near[0])}'?" if near else "")
-        )
+        raise Problem(f"{path}: no such file" + (f". Did you mean '{path.with_name(near[0])}'?" if near else ""))
     return path, name
 
 
@@ -158,9 +156,7 @@ def _only(found: dict[str, object], label: str) -> str:
     if "flow" in found:
         return "flow"
     if not found:
-        raise Problem(
-            f"{label} has no flow. Write one at the top level: flow = overlapped.flow(source).map(...)"
-        )
+        raise Problem(f"{label} has no flow. Write one at the top level: flow = overlapped.flow(source).map(...)")
     if len({id(value) for value in found.values()}) > 1:
         raise Problem(
             f"{label} has {len(found)} flows. Name one: overlapped run {label}:{next(iter(found))} "
@@ -177,9 +173,7 @@ def _suggest(name: str, found: dict[str, object]) -> str:
 
 def _listed(found: dict[str, object]) -> str:
     names = list(found)
-    return (
-        ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "") or "none"
-    )
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "") or "none"
 
 
 def _flow_of(value: object, label: str, name: str, found: dict[str, object]) -> Flow[Any]:
@@ -188,20 +182,12 @@ def _flow_of(value: object, label: str, name: str, found: dict[str, object]) -> 
 
     if isinstance(value, Flow):
         return value
-    if (
-        not inspect.isfunction(value)
-        or inspect.iscoroutinefunction(value)
-        or inspect.isgeneratorfunction(value)
-    ):
-        raise Problem(
-            f"{label}:{name} is of type {type(value).__name__}, not a flow. {_suggest(name, found)}"
-        )
+    if not inspect.isfunction(value) or inspect.iscoroutinefunction(value) or inspect.isgeneratorfunction(value):
+        raise Problem(f"{label}:{name} is of type {type(value).__name__}, not a flow. {_suggest(name, found)}")
     if value.__module__.startswith("overlapped."):
         raise Problem(f"{label}:{name} is overlapped's own function, not a flow. {_suggest(name, found)}")
     if needed := _needed(value):
-        raise Problem(
-            f"{label}:{name} needs {', '.join(needed)}: a function that makes the flow takes no arguments"
-        )
+        raise Problem(f"{label}:{name} needs {', '.join(needed)}: a function that makes the flow takes no arguments")
     made = call_users(label, value)
     if not isinstance(made, Flow):
         raise Problem(f"{label}:{name} returned a value of type {type(made).__name__}, not a flow")

@@ -105,9 +105,7 @@ class Speed:
         self._past.append((record.elapsed_s, record.items, outs))
         since_s, items, before = self._past[0] if len(self._past) > 1 else (0.0, 0, (0,) * len(outs))
         span_s = record.elapsed_s - since_s
-        return rate(record.items - items, span_s), [
-            rate(a - b, span_s) for a, b in zip(outs, before, strict=True)
-        ]
+        return rate(record.items - items, span_s), [rate(a - b, span_s) for a, b in zip(outs, before, strict=True)]
 
 
 def plain_line(record: RunRecord, speed: Speed) -> str:

@@ -42,9 +42,7 @@ class Outcome:
     error: BaseException | None
 
 
-def run_job(
-    target: str, args: Sequence[str], common: Common, *, on_failure: str, max_failures: int | None
-) -> int:
+def run_job(target: str, args: Sequence[str], common: Common, *, on_failure: str, max_failures: int | None) -> int:
     """Load the file, run its flow and return the exit code."""
     with Signals() as signals:
         with make_view("none" if common.quiet else common.progress, target) as view:
@@ -153,9 +151,7 @@ def _following(view: View, stats: Callable[[], RunRecord]) -> Iterator[None]:
         yield
 
 
-def conclude(
-    outcome: Outcome, signals: Signals, common: Common, *, summary: bool = True
-) -> tuple[int, str | None]:
+def conclude(outcome: Outcome, signals: Signals, common: Common, *, summary: bool = True) -> tuple[int, str | None]:
     """Tell how the run ended: their traceback, the summary, the cause in the last line.
 
     Returns:
@@ -165,11 +161,7 @@ def conclude(
     if isinstance(error, OutputLost) and isinstance(error.__cause__, BrokenPipeError):
         return ExitCode.PIPE, None
     code, message = _verdict(outcome, signals)
-    if (
-        error is not None
-        and not isinstance(error, asyncio.CancelledError | OutputLost)
-        and not _is_usage(error)
-    ):
+    if error is not None and not isinstance(error, asyncio.CancelledError | OutputLost) and not _is_usage(error):
         write_stderr(traceback_text(error, ours=common.verbose))
     if summary and outcome.report is not None and not common.quiet:
         write_stderr(f"{outcome.report}\n")

@@ -34,9 +34,7 @@ class Auto:
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("max", self.max)):
-            if isinstance(value, bool) or not (
-                isinstance(value, int) or (name == "max" and value == math.inf)
-            ):
+            if isinstance(value, bool) or not (isinstance(value, int) or (name == "max" and value == math.inf)):
                 raise UsageError(f"AUTO({name}): {name} must be an int, got {value!r}")
             if value < 1:
                 raise UsageError(f"AUTO({name}): {name} must be >= 1, got {value}")

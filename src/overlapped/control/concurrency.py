@@ -30,9 +30,7 @@ from overlapped.control.refusals import Refusals, Reopening
 if TYPE_CHECKING:
     from overlapped.control.base import Sample
 
-Reason = Literal[
-    "start", "grow", "grow:reopen", "hold:no-gain", "hold:app-limited", "hold:max", "cut:refused"
-]
+Reason = Literal["start", "grow", "grow:reopen", "hold:no-gain", "hold:app-limited", "hold:max", "cut:refused"]
 
 # The bound when the user gives none. Each call in flight holds a connection or a thread: one address
 # offers 28,000 local ports to one server, and 10,000 calls of 100 ms are 100,000/s, more than one
@@ -297,9 +295,7 @@ class Ramp:
         if not result.is_long or earlier.lasted_s < 0.3 * result.lasted_s:
             return
         self._weak = self._weak + 1 if e < _GAIN else 0
-        if self._weak and (
-            e + 1.5 * se < _GAIN or (self._weak >= 2 and e + 0.7 * se < _GAIN) or self._weak >= 4
-        ):
+        if self._weak and (e + 1.5 * se < _GAIN or (self._weak >= 2 and e + 0.7 * se < _GAIN) or self._weak >= 4):
             self._is_ramping = False
             self._set(min(self._level, self._base()), "hold:no-gain")
 

@@ -81,9 +81,7 @@ class Reopening:
         "target",
     )
 
-    def __init__(
-        self, now_s: float, target: float, wait_s: float = _REOPEN_FIRST_S, *, is_outage: bool
-    ) -> None:
+    def __init__(self, now_s: float, target: float, wait_s: float = _REOPEN_FIRST_S, *, is_outage: bool) -> None:
         self.target = target
         self.is_outage = is_outage
         self.has_stepped = False

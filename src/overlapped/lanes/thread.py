@@ -229,11 +229,11 @@ class ThreadPort:
             del job, item, outcome  # nothing of an item is kept while the thread waits
             value = None
 
-    def _hand_out(self, hand: _Hand, value: object) -> object:
+    def _hand_out(self, hand: _Hand, value: Any) -> object:
         """Give a generator's outputs on as they come, never more than a tray ahead of their turn."""
         if not hasattr(value, "__next__"):
             return spread(value, self._name)
-        results: Iterator[object] = value  # type: ignore[assignment]  # it has __next__
+        results: Iterator[object] = value
         untaken = 0
         while not hand.acks.empty():
             hand.acks.get()

@@ -22,6 +22,8 @@ KINDS, EXAMPLES = 5, 3
 """Kinds of failure shown, and items shown of each: a screen, not a log."""
 STEPS = 8
 """Latest changes of a limit shown on its line."""
+STEP = 1.5
+"""Smallest change of a limit that is shown: a ramp by ones would fill the line."""
 BUSY = 0.95
 """Share of its slots' time in calls from which a stage is named the slowest (evidence/ux.md 3.2)."""
 ENOUGH_CALLS = 20
@@ -112,7 +114,7 @@ def _where(record: RunRecord) -> list[str]:
     for stage in stages:
         parts = [
             f"{stage.service_s / record.elapsed_s:.1f} in flight on average",
-            *_slots(stage),
+            *_slots(stage, record),
             *_inside(stage),
         ]
         line = f"{name_of(stage):<{wide}}  {'; '.join(parts)}"
@@ -123,9 +125,9 @@ def _where(record: RunRecord) -> list[str]:
     return lines
 
 
-def _slots(stage: StageRecord) -> list[str]:
+def _slots(stage: StageRecord, record: RunRecord) -> list[str]:
     total = stage.service_s + stage.starved_s + stage.blocked_s
-    if total <= 0:
+    if total < record.elapsed_s / 2:  # the account covers too little of the run to speak for it
         return []
     shares = (
         (stage.service_s, "in calls"),
@@ -169,17 +171,25 @@ def _tuner(record: RunRecord) -> list[str]:
     for stage in calling(record):
         if stage.reason == "fixed" or (stage.calls < ENOUGH_CALLS and not stage.decisions):
             continue
-        low, high = stage.limit_range
-        line = f"{name_of(stage)}: limit {stage.limit}"
-        if stage.decisions:
-            latest = stage.decisions[-STEPS:]
-            steps = [str(latest[0].old), *(str(decision.new) for decision in latest)]
-            earlier = "... " if len(latest) < len(stage.decisions) else ""
-            line += f"; tried {earlier}{' -> '.join(steps)}"
-        elif low != high:
-            line += f"; tried {low} to {high}"
+        way = _way(stage)
+        line = f"{name_of(stage)}: limit {stage.limit}" + (f"; tried {way}" if way else "")
         lines.append(line + (f" ({escape(stage.reason)})" if stage.reason else ""))
     return lines
+
+
+def _way(stage: StageRecord) -> str:
+    """The limits tried, without the small steps between; "" if there was one only."""
+    low, high = stage.limit_range
+    if not stage.decisions:
+        return f"{low} to {high}" if low != high else ""
+    shown = [stage.decisions[0].old]
+    for decision in stage.decisions:
+        if not shown[-1] / STEP < decision.new < shown[-1] * STEP:
+            shown.append(decision.new)
+    if shown[-1] != stage.limit:
+        shown.append(stage.limit)
+    kept = shown[-STEPS:]
+    return ("... " if len(kept) < len(shown) else "") + " -> ".join(map(str, kept))
 
 
 def _gain(record: RunRecord) -> list[str]:
@@ -192,9 +202,7 @@ def _gain(record: RunRecord) -> list[str]:
     together = f"overlapped: {seconds(record.elapsed_s)}"
     if times < 1.1:
         return [f"{one}; {together}: there was little to overlap"]
-    return [
-        f"{one}; {together}, about {times:.2g}x" if times < 10 else f"{one}; {together}, about {times:,.0f}x"
-    ]
+    return [f"{one}; {together}, about {times:.2g}x" if times < 10 else f"{one}; {together}, about {times:,.0f}x"]
 
 
 def _switches(record: RunRecord) -> list[str]:

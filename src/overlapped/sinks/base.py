@@ -108,9 +108,7 @@ def check_if_exists(owner: str, if_exists: object) -> None:
 
 def already_there(sink: str, what: str) -> UsageError:
     """The refusal to touch a target that holds something already."""
-    return UsageError(
-        f'{sink}: {what}; write if_exists="append" to add to it or if_exists="replace" to lose it'
-    )
+    return UsageError(f'{sink}: {what}; write if_exists="append" to add to it or if_exists="replace" to lose it')
 
 
 def check_folder(sink: str, path: str | os.PathLike[str]) -> None:

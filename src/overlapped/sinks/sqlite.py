@@ -142,9 +142,7 @@ class SqliteWriter:
         execute = self._connection.execute
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=NORMAL")
-        found = execute(
-            "SELECT type FROM sqlite_master WHERE lower(name) = ?", (spec.table.lower(),)
-        ).fetchone()
+        found = execute("SELECT type FROM sqlite_master WHERE lower(name) = ?", (spec.table.lower(),)).fetchone()
         if found is None:
             return
         if found[0] != "table":
@@ -281,9 +279,7 @@ def _is_name(name: object) -> bool:
 
 def _check_distinct(keys: tuple[str, ...]) -> None:
     if len({str(key).lower() for key in keys}) < len(keys):
-        raise TypeError(
-            f"its keys {', '.join(map(str, keys))} are not distinct: SQLite ignores upper and lower case"
-        )
+        raise TypeError(f"its keys {', '.join(map(str, keys))} are not distinct: SQLite ignores upper and lower case")
 
 
 def _cell(value: object) -> Cell:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overlapped._engine.feed import Feed
     from overlapped._engine.scope import Scope
 
-ON_THE_LOOP: Final = (
+ON_THE_LOOP: Final[tuple[type, ...]] = (
     *(list, tuple, range, dict, set, frozenset, deque),
     *(type({}.keys()), type({}.values()), type({}.items())),
 )

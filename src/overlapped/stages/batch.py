@@ -171,7 +171,9 @@ class Batch:
 
     def explain(self) -> str:
         """Its size."""
-        size = f"AUTO: what has queued when the next stage asks, at most {MOST_AUTO}" if self.size is None else self.size
+        size = (
+            f"AUTO: what has queued when the next stage asks, at most {MOST_AUTO}" if self.size is None else self.size
+        )
         return f"batch size {size}" + ("" if self.linger_s is None else f", at the latest after {self.linger_s:g} s")
 
 

@@ -57,7 +57,7 @@ class CallStage:
     def _check(self) -> ControllerSpec:
         """Refuse options that cannot work, while the line that wrote them is still on the stack."""
         o, at = self.options, f"{self.verb}({self.name})"
-        if not isinstance(self.name, str) or not self.name:
+        if not self.name or not isinstance(self.name, str):
             raise UsageError(f"{self.verb}(name): name must be a non-empty str, got {self.name!r}")
         if not isinstance(o.on, Auto):
             check_lane_fits(o.on, self.described, self.verb)
@@ -119,11 +119,10 @@ class CallStage:
         )
         keys = None
         if o.key is not None:
-            by_rate = isinstance(o.per_key, Rate)
             keys = Keys(
                 scope,
                 o.key,
-                per_key=None if by_rate else o.per_key,  # type: ignore[arg-type]  # an int, as `_check_keys` saw
+                per_key=None if isinstance(o.per_key, Rate) else o.per_key,
                 rate=o.per_key if isinstance(o.per_key, Rate) else None,
             )
         crew = Crew(up, scope, spec, keys)

@@ -65,13 +65,15 @@ class CatchFeed(Through):
             if stage.stop:
                 return False
             if stage.replace is not NOTHING:
-                replace = stage.replace
+                replace: Any = stage.replace
                 result.append(replace(failure.error) if callable(replace) else replace)
         except Exception as error:  # noqa: BLE001 - the user's handler; its error becomes the failure
             if error.__cause__ is None and error is not failure.error:
                 error.__cause__ = failure.error
             result.append(
-                Failure(as_value(error, "catch"), "catch", failure.item, attempts=failure.attempts, weight=failure.weight)
+                Failure(
+                    as_value(error, "catch"), "catch", failure.item, attempts=failure.attempts, weight=failure.weight
+                )
             )
             return not self.is_fatal
         return True
@@ -103,10 +105,11 @@ class Catch:
                     f"catch({one.__name__}): {one.__name__} ends a program and is never an item's failure; "
                     f"write .catch(Exception)"
                 )
-        for name, value in (("where", where), ("do", do)):
+        handlers: dict[str, Any] = {"where": where, "do": do}
+        for name, value in handlers.items():
             if value is not None and (not callable(value) or kind_of(value) != "plain"):
                 raise UsageError(f"catch({name}): {name} must be a plain function of the exception, got {value!r}")
-        if callable(replace) and not inspect.isclass(replace) and kind_of(replace) != "plain":
+        if callable(replace) and kind_of(replace) != "plain":
             raise UsageError(f"catch(replace): replace must be a value or a plain function, got {replace!r}")
         if not isinstance(stop, bool):
             raise UsageError(f"catch(stop): stop must be True or False, got {stop!r}")

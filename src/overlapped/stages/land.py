@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import queue
 import threading
@@ -15,6 +14,7 @@ from overlapped.errors import UsageError
 from overlapped.sinks.base import Sink
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from overlapped._engine.scope import Scope

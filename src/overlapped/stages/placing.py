@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import statistics
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import is_awaitable, is_generator, refuse_result
 from overlapped._engine.direct import Direct
 from overlapped._engine.ports import Ported
 from overlapped._engine.resources import open_blocking
+from overlapped._engine.trays import DROPPED
 from overlapped.errors import UsageError
 from overlapped.lanes import coroutine, inline, thread
-from overlapped._engine.trays import DROPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
 
     from overlapped._engine.callables import Described
     from overlapped._engine.crew import Crew, Job, Shape

@@ -39,15 +39,11 @@ class SendFeed(Through):
         chunk = self.up.take(want)
         result: list[object] = []
         try:
-            if self.coroutine is None and chunk:
-                self.coroutine = self.make()
-                self.scope.closers.append(self._close)
-                next(self.coroutine)  # up to its first yield, whose value nobody has asked for
             for item in chunk:
                 if isinstance(item, Failure):
                     result.append(item)
                 else:
-                    result.append(self.coroutine.send(item))  # type: ignore[union-attr]  # made above
+                    result.append(self._begun().send(item))
         except StopIteration:
             self.halt()  # it returned: that is how it says that it has seen enough
         except BaseException as error:
@@ -58,6 +54,13 @@ class SendFeed(Through):
         if not chunk:
             self.ended = self.up.ended
         return result
+
+    def _begun(self) -> Generator[Any, Any, Any]:
+        if self.coroutine is None:
+            self.coroutine = self.make()
+            self.scope.closers.append(self._close)
+            next(self.coroutine)  # up to its first yield, whose value nobody has asked for
+        return self.coroutine
 
     def demand(self, total: int) -> None:
         """One to one."""
@@ -219,7 +222,7 @@ class Transduce:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.shape = describe_generator(fn)
         self.fn = fn
-        self.name: str = getattr(fn, "__name__", None) or getattr(getattr(fn, "func", fn), "__name__", "through")
+        self.name: str = str(getattr(fn, "__name__", None) or getattr(getattr(fn, "func", fn), "__name__", "through"))
 
     def attach(self, up: Feed, scope: Scope, seat: Seat) -> Feed:
         """The feed of what it yields."""

@@ -62,9 +62,7 @@ def check_sink(
             _demand(got == want, f"{sink.describe()}: {says}; wrote {want!r}, read back {got!r}")
 
     scenario(lambda sink: _write(sink, []), [], "a run without items")
-    scenario(
-        lambda sink: _write(sink, [[], expected[:2], [], expected[2:]]), expected, "batches come in order"
-    )
+    scenario(lambda sink: _write(sink, [[], expected[:2], [], expected[2:]]), expected, "batches come in order")
     scenario(
         lambda sink: _write(sink, [expected[:2], expected[2:]], ok=False),
         expected,
@@ -103,9 +101,7 @@ def _check_refusal(sink: Sink, items: Sequence[object], unwritable: object) -> N
     try:
         for batch, bad in (([unwritable], [0]), ([items[0], unwritable, items[1]], [1]), (items[2:], [])):
             refused = writer.write(batch)
-            _demand(
-                list(refused) == bad, f"{sink.describe()} must refuse exactly {bad} of {batch!r}: {refused!r}"
-            )
+            _demand(list(refused) == bad, f"{sink.describe()} must refuse exactly {bad} of {batch!r}: {refused!r}")
             for error in refused.values():
                 kind = type(unwritable).__name__
                 _demand(isinstance(error, Exception), f"a refusal must be an Exception, got {error!r}")
@@ -185,9 +181,7 @@ def check_controller(make_spec: Callable[[], ControllerSpec], *, most: int | Non
     _demand(isinstance(spec, ControllerSpec), f"{spec!r} has no controller()")
     for name in ("calm", "storm", "noise", "no time at all", "recovery"):
         first = _feed(spec.controller(), name, most)
-        _demand(
-            first == _feed(spec.controller(), name, most), f"two controllers of one spec differ in {name}"
-        )
+        _demand(first == _feed(spec.controller(), name, most), f"two controllers of one spec differ in {name}")
         _demand(first == _feed(make_spec().controller(), name, most), f"two equal specs differ in {name}")
     _check_holds_when_not_binding(make_spec, most)
 
