@@ -77,7 +77,7 @@ def test_importing_loads_no_optional_package_and_no_slow_module():
 import overlapped
 print(json.dumps(list(sys.modules)))
 """)
-    optional = {"aiohttp", "tornado", "click", "rich", "uvloop", "gevent", "async_solipsism"}
+    optional = {"aiohttp", "tornado", "click", "rich", "uvloop", "gevent"}
     slow = {"importlib.metadata", "sqlite3", "multiprocessing"}
     assert not (optional | slow) & set(loaded)
 
