@@ -216,15 +216,17 @@ class Run(Scope):
 
     def take(self) -> list[object]:
         """Results that are ready; failures among them are raised (kept) by what this run does with failures."""
-        if self.is_over:
-            return []
-        chunk = self.chain.take(DELIVERED_AT_ONCE)
-        if Failure in map(type, chunk):
-            chunk = self._sift(chunk)
-        self.items += len(chunk)
-        if not chunk and self.chain.ended and not self.is_over:
-            self.is_over = True
-        return chunk
+        while not self.is_over:
+            chunk = self.chain.take(DELIVERED_AT_ONCE)
+            if not chunk:
+                self.is_over = self.chain.ended
+                break
+            if Failure in map(type, chunk):
+                chunk = self._sift(chunk)
+            if chunk:
+                self.items += len(chunk)
+                return chunk
+        return []
 
     def _sift(self, chunk: list[object]) -> list[object]:
         values: list[object] = []

@@ -86,6 +86,11 @@ class Shape(Protocol):
     def wake(self) -> None:
         """Something has changed: room, items, a pause's end, a job that is due."""
 
+    @property
+    def is_surplus(self) -> bool:
+        """True if more places than the limit allows are still to leave."""
+        ...
+
     def busy(self) -> int:
         """Items that are being called, waiting for a retry in their slot included."""
         ...
@@ -184,10 +189,15 @@ class Crew(Through):
 
     def open_gate(self) -> None:
         """Recompute up to where items may be pulled without a look at anything else."""
-        if self.ready or self.is_closed or self.paused_s_left() > 0 or self._is_full():
+        if self.ready or self.is_closed or self.is_held or self.shape.is_surplus:
             self.admit_until = -1
         else:
             self.admit_until = min(self.released + self.cap, self.wanted)
+
+    @property
+    def is_held(self) -> bool:
+        """True if nothing may start now, however much room there is: a pause, or too many results untaken."""
+        return self.paused_s_left() > 0 or self._is_full()
 
     def _is_full(self) -> bool:
         return (self.untaken_bytes >= MAX_UNTAKEN_BYTES) or (self.spec.many and len(self.out) >= self.cap)
@@ -301,6 +311,7 @@ class Crew(Through):
             return
         else:
             self._emit(result)
+            self.late.pop(index, None)  # its tray, if it had one
             self.head += 1
             if self.late:
                 self.advance()

@@ -16,6 +16,7 @@ class Timed(Protocol):
     """Something that makes one attempt at a time."""
 
     started_s: float  # infinity while there is none
+    is_overdue: bool  # this attempt has been reported already
 
 
 T = TypeVar("T", bound=Timed)
@@ -51,8 +52,10 @@ class Deadline(Generic[T]):
         now = self.scope.clock()
         earliest = math.inf
         for one in list(self.running()):
+            if one.is_overdue:
+                continue
             if now - one.started_s >= self.timeout_s - 1e-6:  # timers may fire a clock step early
-                one.started_s = math.inf
+                one.is_overdue = True
                 self.expire(one)
             else:
                 earliest = min(earliest, one.started_s)

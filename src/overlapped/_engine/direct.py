@@ -58,6 +58,7 @@ class Direct:
         self.lane = lane
         self.why = why
         self.most = most
+        self.learns = crew.learns and most is None  # one worker has nothing to find out
         self.on_long_call = on_long_call
         self.slots: set[_Slot] = set()
         self.idle = 0
@@ -86,6 +87,11 @@ class Direct:
             _wake_one(self.emitters)
         if not _wake_one(self.sleepers) and not self.idle and len(self.slots) < self.target:
             self._enlist()
+
+    @property
+    def is_surplus(self) -> bool:
+        """True if workers are to leave."""
+        return len(self.slots) > self.target
 
     def busy(self) -> int:
         """Workers that are not at the gate."""
@@ -132,7 +138,7 @@ class Direct:
         clock, turn = crew.scope.clock, crew.scope.turn
         late, put, ordered = crew.late, crew.out.append, crew.spec.ordered
         is_plain = crew.keys is None and crew.bucket is None and not crew.spec.many and crew.spec.verb != "filter"
-        learns = crew.learns or crew.spec.bounds_bytes
+        learns = self.learns or crew.spec.bounds_bytes
         assert slot.task is not None
         has_cancel = slot.task.cancelling
         calls, service_s = 0, 0.0
@@ -339,7 +345,7 @@ class Direct:
         crew.service_s += now - started
         if slot.task is not None and slot.task.cancelling():
             await self._absorb(slot)
-        if crew.learns or crew.spec.bounds_bytes:
+        if self.learns or crew.spec.bounds_bytes:
             self._learn(slot, started, now, result)
         return result
 
@@ -401,7 +407,6 @@ class Direct:
 
     def _expire(self, slot: _Slot) -> None:
         if slot.task is not None:
-            slot.is_overdue = True
             slot.task.cancel()
 
     # -- what the controller sees -----------------------------------------------------------------------
@@ -410,12 +415,12 @@ class Direct:
         crew = self.crew
         if crew.spec.bounds_bytes:
             crew.weigh_result(result)
-        if crew.learns:
+        if self.learns:
             crew.learn(started, now, "ok", slot.in_flight, binding=not self.idle)
 
     def _learn_failure(self, slot: _Slot, started: float, now: float, error: BaseException) -> None:
         crew = self.crew
-        if crew.learns:
+        if self.learns:
             crew.learn(started, now, crew.outcome_of(error), slot.in_flight, binding=not self.idle)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from overlapped._engine.callables import is_awaitable, is_generator
@@ -47,6 +48,7 @@ class Running(Protocol):
     """A place of the port that makes a call now."""
 
     started_s: float
+    is_overdue: bool
     index: int
 
 
@@ -116,6 +118,7 @@ class Ported:
         self.unacknowledged: dict[int, int] = {}  # partial results of calls that go on
         self.limit = 0
         self.total_cpu_s = 0.0
+        self.backlog: deque[Job] = deque()  # admitted, but taken back from the port: they start first
         self.is_pumping = False
         self.is_open = False
         self.retired: Callable[[], None] | None = None
@@ -144,9 +147,14 @@ class Ported:
         self.crew.check_end()
         self._retire_if_empty()
 
+    @property
+    def is_surplus(self) -> bool:
+        """Places above the limit leave by themselves."""
+        return False
+
     def busy(self) -> int:
-        """Jobs that are pending or held."""
-        return len(self.pending) + len(self.held)
+        """Jobs that are pending, held or to be put again."""
+        return len(self.pending) + len(self.held) + len(self.backlog)
 
     def drop_after(self, index: int) -> None:
         """Take back unstarted jobs beyond `index`, and cancel what runs where that is possible."""
@@ -158,14 +166,22 @@ class Ported:
                 kept.append(job)
         if kept:
             self.port.put(kept)
+        self.backlog = deque(job for job in self.backlog if job.index <= index)
         for job_ in [j for j in self.held if j.index > index]:
             self.crew.scope.forget(self.held.pop(job_))
         for running in list(self.port.running()):
             if running.index > index and running.index in self.pending:
                 self.port.cancel(running.index)
                 self.port.acknowledge(running.index, -1)
-                self._forget(running.index)
-                self.lost.add(running.index)
+                self._lose(running)
+
+    def _lose(self, running: Running) -> None:
+        """Its item needs no answer any more; its slot stays taken until the call ends."""
+        crew = self.crew
+        self._forget(running.index)
+        self.lost.add(running.index)
+        crew.calls += 1
+        crew.service_s += crew.scope.clock() - running.started_s
 
     def _forget(self, index: int) -> None:
         self.pending.pop(index, None)
@@ -174,8 +190,9 @@ class Ported:
     def retire(self, then: Callable[[], None]) -> None:
         """Give back what has not been started; call `then()` when nothing runs."""
         self.retired = then
-        back = [self.pending.pop(index) for index, _ in self.port.withdraw() if index in self.pending]
-        self.crew.ready.extendleft(reversed(back))
+        self._take_back()
+        self.crew.ready.extendleft(reversed(self.backlog))
+        self.backlog.clear()
         self.crew.open_gate()
         self._retire_if_empty()
 
@@ -199,16 +216,10 @@ class Ported:
         if crew.limit != self.limit:
             self.limit = crew.limit
             self.port.limit(crew.limit)
+        if crew.is_held:
+            self._take_back()
         jobs: list[tuple[int, object]] = []
-        while (crew.ready or not self._is_filled()) and crew.paused_s_left() == 0:
-            if crew.ready:
-                if self.one_by_one and self._is_filled():
-                    break
-                job: Job | None = crew.ready.popleft()
-            else:
-                job = crew.next_job()
-            if job is None:
-                break
+        while not self._is_filled() and (job := self._next_job()) is not None:
             if self._may_start(job):
                 self.pending[job.index] = job
                 jobs.append((job.index, job.item))
@@ -216,6 +227,22 @@ class Ported:
         if jobs:
             self.port.put(jobs)
             self.deadline.watch()
+
+    def _next_job(self) -> Job | None:
+        """What is due first, then what was taken back, then a new item."""
+        crew = self.crew
+        if crew.paused_s_left() > 0:
+            return None
+        if crew.ready:
+            return crew.ready.popleft()
+        if crew.is_held:
+            return None
+        return self.backlog.popleft() if self.backlog else crew.next_job()
+
+    def _take_back(self) -> None:
+        """Nothing may start now: what the port has not started waits here."""
+        back = [self.pending.pop(index) for index, _ in self.port.withdraw() if index in self.pending]
+        self.backlog.extendleft(reversed(back))
 
     def _is_filled(self) -> bool:
         """Jobs are put ahead of free slots, as far as the look-ahead goes, unless their start must be timed."""
@@ -257,12 +284,13 @@ class Ported:
                 continue
             job = self.pending.pop(outcome.number, None)
             self.unacknowledged.pop(outcome.number, None)
-            crew.calls += 1
-            crew.service_s += outcome.ended_s - outcome.started_s
             self.total_cpu_s += outcome.cpu_s
             if job is None:
                 self._end_lost(outcome)
-            elif outcome.kind == "ok":
+                continue
+            crew.calls += 1
+            crew.service_s += outcome.ended_s - outcome.started_s
+            if outcome.kind == "ok":
                 self._succeed(job, outcome)
             else:
                 self._fail(job, outcome)
@@ -351,10 +379,13 @@ class Ported:
         job = self.pending.pop(running.index, None)
         if job is None:
             return
-        self._forget(running.index)
         error = crew.timed_out()
-        if not self.port.cancel(running.index):
-            self.lost.add(running.index)
+        self._lose(running)
+        if crew.learns:
+            crew.learn(running.started_s, crew.scope.clock(), "drop", self.limit, binding=True)
+        if self.port.cancel(running.index):
+            self.lost.discard(running.index)
+        else:
             error.add_note(
                 f"overlapped: a call in lane {self.lane!r} cannot be cancelled; it still runs, its slot is held"
             )

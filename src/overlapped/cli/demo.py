@@ -178,10 +178,14 @@ def _answer(database: Path) -> dict[str, Any]:
     """What the database knows now: totals, and the modules with the most functions."""
     names = ("pages", "lines", "functions", "classes", "bytes")
     with closing(sqlite3.connect(database)) as db:
+        if not db.execute("SELECT * FROM sqlite_master WHERE name = 'pages'").fetchone():
+            return dict.fromkeys(names, 0) | {"most_functions": []}  # the run broke before the first batch
         totals = db.execute(
             "SELECT count(*), total(lines), total(functions), total(classes), max(total_bytes) FROM pages"
         ).fetchone()
-        top = db.execute("SELECT url, functions FROM pages ORDER BY functions DESC, url LIMIT ?", (TOP,)).fetchall()
+        top = db.execute(
+            "SELECT url, functions FROM pages ORDER BY functions DESC, url LIMIT ?", (TOP,)
+        ).fetchall()
     numbers: dict[str, Any] = {name: int(value or 0) for name, value in zip(names, totals, strict=True)}
     modules = [{"module": urlsplit(url).path.lstrip("/"), "functions": functions} for url, functions in top]
     return numbers | {"most_functions": modules}

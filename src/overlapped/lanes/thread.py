@@ -8,6 +8,7 @@ import math
 import queue
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,13 +24,13 @@ WHY: Final = "a plain function may block, so it does not run on the loop"
 class _Hand:
     """One thread: the call it makes now."""
 
-    __slots__ = ("acks", "has_left", "index", "started_s", "thread")
+    __slots__ = ("acks", "index", "is_overdue", "started_s", "thread")
 
     def __init__(self) -> None:
         self.index = -1
         self.started_s = math.inf
         self.acks: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.has_left = False
+        self.is_overdue = False
         self.thread: threading.Thread | None = None
 
 
@@ -63,7 +64,8 @@ class ThreadPort:
         self._on_cleanup_error = on_cleanup_error
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
-        self._jobs: queue.SimpleQueue[tuple[int, object] | None] = queue.SimpleQueue()
+        self._jobs: deque[tuple[int, object]] = deque()
+        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one True for each job; False: leave
         self._outbox: list[Outcome] = []
         self._is_signalled = False
         self._hands: list[_Hand] = []
@@ -85,8 +87,9 @@ class ThreadPort:
     def put(self, jobs: list[tuple[int, object]]) -> None:
         """Queue the jobs, and start threads for them up to the limit."""
         self._in_port += len(jobs)
-        for job in jobs:
-            self._jobs.put(job)
+        self._jobs.extend(jobs)
+        for _ in jobs:
+            self._calls.put(True)
         self._grow()
 
     def _grow(self) -> None:
@@ -115,16 +118,14 @@ class ThreadPort:
         self._grow()
 
     def withdraw(self) -> list[tuple[int, object]]:
-        """Empty the queue."""
+        """Empty the queue; a thread that is called for a job that is no longer there waits again."""
         jobs: list[tuple[int, object]] = []
         while True:
             try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
+                jobs.append(self._jobs.popleft())
+            except IndexError:
                 self._in_port -= len(jobs)
                 return jobs
-            if job is not None:
-                jobs.append(job)
 
     def running(self) -> Iterable[_Hand]:
         """The threads that are in a call."""
@@ -146,7 +147,7 @@ class ThreadPort:
         self.withdraw()
         self._left = asyncio.Event()
         for hand in self._hands:
-            self._jobs.put(None)
+            self._calls.put(False)
             hand.acks.put(-1)
         deadline = self._loop.time() + grace_s
         while self._hands and (left_s := deadline - self._loop.time()) > 0:
@@ -198,18 +199,21 @@ class ThreadPort:
 
     def _answer(self, hand: _Hand, stack: ExitStack) -> None:
         call: Callable[[Any], object] | None = None
-        while (job := self._jobs.get()) is not None:
+        while self._calls.get():
             with self._lock:
                 if self._surplus > 0:
                     self._surplus -= 1
-                    self._jobs.put(job)  # for the threads that stay
+                    self._calls.put(True)  # for the threads that stay; the job keeps its place
                     return
+                if not self._jobs:
+                    continue  # it was withdrawn
+                index, item = self._jobs.popleft()
                 self._in_flight += 1
                 in_flight = self._in_flight
-            index, item = job
             hand.index = index
+            hand.is_overdue = False
+            cpu = time.thread_time()  # outside of the wall clock's span: a short call must not look as if it waited
             hand.started_s = started = self._clock()
-            cpu = time.thread_time()
             try:
                 if call is None:
                     call = self._bind(stack)
@@ -220,13 +224,13 @@ class ThreadPort:
                 outcome = Outcome(index, "error", raised)
             else:
                 outcome = Outcome(index, "ok", value)
-            cpu = time.thread_time() - cpu
             ended = self._clock()
+            cpu = time.thread_time() - cpu
             hand.started_s = math.inf
             with self._lock:
                 self._in_flight -= 1
             self._send(outcome._replace(started_s=started, ended_s=ended, cpu_s=cpu, in_flight=in_flight))
-            del job, item, outcome  # nothing of an item is kept while the thread waits
+            del item, outcome  # nothing of an item is kept while the thread waits
             value = None
 
     def _hand_out(self, hand: _Hand, value: Any) -> object:

@@ -23,6 +23,10 @@ MOST_AUTO: Final = 1_000
 (evidence: SQLite commits reach 90 % of their best rate there)."""
 
 
+AHEAD: Final = 256
+"""Items asked for at once when batches are small: a batch of 10 need not cost a pull of its own."""
+
+
 class BatchFeed(Through):
     """Lists of items. The open batch is this feed's own: it does not count in upstream's look-ahead."""
 
@@ -42,8 +46,8 @@ class BatchFeed(Through):
             return []
         size = MOST_AUTO if self.size is None else self.size
         rounds = 0
-        while len(self.due) < want:
-            chunk = self.up.take(max(1, size * want - len(self.open)))
+        while not self.due:
+            chunk = self.up.take(max(size - len(self.open), min(size * want, AHEAD)))
             for item in chunk:
                 self._add(item, size)
             rounds += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from overlapped.testing.clock import Deadlock, VirtualLoop, run, virtual
-from overlapped.testing.contracts import check_controller, check_sink
+from overlapped.testing.contracts.controller import check_controller
+from overlapped.testing.contracts.sink import check_sink
 from overlapped.testing.gauge import Gauge
 from overlapped.testing.service import Service, ServiceFailed
 
