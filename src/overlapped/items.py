@@ -143,17 +143,12 @@ class AsyncItems(Generic[T]):
 
     def stats(self) -> RunRecord:
         """A snapshot of the run, now."""
-        return self._started().record()
+        return self._start().record()
 
     @property
     def report(self) -> Report:
         """The account so far; the final one when the run has ended."""
-        return self._started().report
-
-    def _started(self) -> Run:
-        if self._run is None:
-            raise UsageError("the run has not begun: write async with flow.open() as items")
-        return self._run
+        return self._start().report
 
     def _forked(self) -> None:
         self._chunk = iter(())

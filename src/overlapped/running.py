@@ -118,7 +118,7 @@ class Run(Scope):
         stack = AsyncExitStack()
         try:
             for name, factory in self.factories.items():
-                if name not in self.per_worker:
+                if name not in self.per_worker and not self.chain.is_empty:
                     self.resources[name] = await open_on_loop(factory, stack)
             for open_ in self.openers:
                 await open_()

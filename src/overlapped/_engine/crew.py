@@ -12,7 +12,7 @@ from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import EVERYTHING, Through
 from overlapped._engine.trays import DROPPED, Spread, Tray
 from overlapped.control.base import Sample
-from overlapped.errors import CallTimeout, Overloaded
+from overlapped.errors import CallTimeout, Overloaded, TooLarge
 from overlapped.record import Decision, StageRecord
 from overlapped.retry import retry_after_s
 
@@ -42,7 +42,18 @@ MAX_DECISIONS: Final = 1_000
 class Job:
     """One item on its way through a crew."""
 
-    __slots__ = ("attempt", "has_emitted", "has_place", "has_token", "index", "item", "key", "pending")
+    __slots__ = (
+        "attempt",
+        "has_emitted",
+        "has_place",
+        "has_token",
+        "index",
+        "item",
+        "key",
+        "parts",
+        "pending",
+        "results",
+    )
 
     def __init__(self, index: int, item: object) -> None:
         self.index = index
@@ -52,6 +63,8 @@ class Job:
         self.has_place = False  # among the calls of its key
         self.has_token = False  # of the rate, for a start that is still to come
         self.has_emitted = False  # a part of its results is out: it cannot be called again
+        self.parts: list[list[object]] = []  # of a batch that was split: those still to be called, the next one last
+        self.results: list[object] | None = None  # and what came of those called already
         # How to finish what the call has returned already, if that turned out to be awaitable.
         self.pending: Callable[[Emit], Awaitable[object]] | None = None
 
@@ -334,6 +347,8 @@ class Crew(Through):
     def _emit(self, result: object) -> None:
         if isinstance(result, Spread):
             self.out.extend(result.items)
+            if not self.spec.many:
+                self.released -= len(result.items)  # each is counted when it is taken; together they are one item
             result = result.end
         if result is not DROPPED:
             self.out.append(result)
@@ -382,6 +397,32 @@ class Crew(Through):
             self.is_closed = True
             self.up.halt()
             self.open_gate()
+
+    def splits(self, job: Job, error: BaseException) -> bool:
+        """True if the failed batch was split in two and its halves are to be called: `job` holds the first."""
+        batch = job.item
+        retry = self.spec.retry
+        may_split = isinstance(error, TooLarge) or (retry is not None and retry.split and retry.is_retried(error))
+        if not may_split or not self.spec.weighs or not isinstance(batch, list) or len(batch) < 2 or self.is_closed:
+            return False
+        middle = len(batch) // 2
+        job.results = job.results or []
+        job.parts.append(batch[middle:])
+        job.item = batch[:middle]
+        job.attempt = 1
+        return True
+
+    def conclude(self, job: Job, result: object) -> bool:
+        """Settle a job; False if it is a batch that was split and whose next part is to be called."""
+        if job.results is not None:
+            job.results.append(result)
+            if job.parts and not self.is_closed:
+                job.item = job.parts.pop()
+                job.attempt = 1
+                return False
+            result = Spread(job.results, DROPPED)
+        self.settle(job.index, result)
+        return True
 
     def fail(self, job: Job, error: BaseException) -> Failure:
         """The final failure of an item; nothing new starts if it ends the run."""
@@ -437,6 +478,8 @@ class Crew(Through):
             self.pause(job, asked)
         if retry is None or job.attempt >= retry.attempts or not retry.is_retried(error):
             return None
+        if isinstance(error, TooLarge):
+            return None  # the same batch would be too large again
         job.attempt += 1
         self.retries += 1
         return max(asked or 0.0, retry.delay_s(job.attempt - 1, self.scope.random.random()))

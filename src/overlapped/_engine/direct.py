@@ -294,7 +294,9 @@ class Direct:
                 except BaseException as raised:  # noqa: BLE001 - becomes the item's, or is raised again
                     error = raised
             if error is None:
-                break
+                if crew.conclude(job, result):
+                    break
+                continue
             now, started = crew.scope.clock(), slot.started_s
             slot.started_s = math.inf
             error = await self._own(slot, job, error)
@@ -303,9 +305,13 @@ class Direct:
                 crew.service_s += now - started
                 self._learn_failure(slot, started, now, error)
             delay = None if job.has_emitted else crew.judge(job, error)
+            if delay is None and crew.splits(job, error):
+                delay = 0.0
             if delay is None:
                 result = crew.fail(job, error)
-                break
+                if crew.conclude(job, result):
+                    break
+                delay = 0.0
             error = None
             if delay > crew.patience_s:
                 if crew.keys is not None:
@@ -316,7 +322,6 @@ class Direct:
         slot.started_s = math.inf
         if crew.keys is not None:
             crew.keys.leave(job)
-        crew.settle(job.index, result)
 
     async def _wait_for_leave(self, slot: _Slot, job: Job) -> None:
         """Wait for the end of a pause and for a rate token; that is queueing, so no time-out runs."""

@@ -36,6 +36,7 @@ class Feed:
     """
 
     ended: bool = False
+    is_empty: bool = False  # known before the start: nothing will ever come, so nothing need be opened
     is_free: bool = False  # pulling ahead costs nothing and nobody can see it: a list, a range
     notify: Callable[[], None] = staticmethod(_nobody)
 
@@ -66,6 +67,7 @@ class Through(Feed):
 
     def __init__(self, up: Feed) -> None:
         self.up = up
+        self.is_empty = up.is_empty
         up.listen(self._heard)
 
     def _heard(self) -> None:

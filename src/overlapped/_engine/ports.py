@@ -320,7 +320,9 @@ class Ported:
         error = crew.own_error(error)
         self._learn(outcome, crew.outcome_of(error))
         delay = None if job.has_emitted else crew.judge(job, error)
-        if delay is None:
+        if delay is None and crew.splits(job, error):
+            self.backlog.appendleft(job)
+        elif delay is None:
             self._end(job, crew.fail(job, error))
         elif delay > crew.patience_s:
             if crew.keys is not None:
@@ -335,9 +337,10 @@ class Ported:
             self.crew.learn(outcome.started_s, outcome.ended_s, kind, outcome.in_flight, binding=binding)
 
     def _end(self, job: Job, result: object) -> None:
-        if self.crew.keys is not None:
+        if not self.crew.conclude(job, result):
+            self.backlog.appendleft(job)
+        elif self.crew.keys is not None:
             self.crew.keys.leave(job)
-        self.crew.settle(job.index, result)
 
     def _end_lost(self, outcome: Outcome) -> None:
         """A call whose item has been given up has ended: its slot is free again."""

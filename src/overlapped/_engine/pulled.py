@@ -282,7 +282,10 @@ class TaskFeed(Buffered):
         except StopAsyncIteration:
             pass
         except asyncio.CancelledError as error:
-            if not (self.is_finished or self._scope.closing):
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                self.broken(error)  # the source raised it by itself
+            elif not (self.is_finished or self._scope.closing):
                 self._scope.abort(error)
         except Exception as error:  # noqa: BLE001 - the source's own; it travels after the items before it
             self.broken(error)

@@ -183,9 +183,7 @@ def _answer(database: Path) -> dict[str, Any]:
         totals = db.execute(
             "SELECT count(*), total(lines), total(functions), total(classes), max(total_bytes) FROM pages"
         ).fetchone()
-        top = db.execute(
-            "SELECT url, functions FROM pages ORDER BY functions DESC, url LIMIT ?", (TOP,)
-        ).fetchall()
+        top = db.execute("SELECT url, functions FROM pages ORDER BY functions DESC, url LIMIT ?", (TOP,)).fetchall()
     numbers: dict[str, Any] = {name: int(value or 0) for name, value in zip(names, totals, strict=True)}
     modules = [{"module": urlsplit(url).path.lstrip("/"), "functions": functions} for url, functions in top]
     return numbers | {"most_functions": modules}

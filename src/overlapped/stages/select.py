@@ -20,8 +20,7 @@ class TakeFeed(Through):
         super().__init__(up)
         self.left = n
         self.total = n  # items wanted from upstream, failures included
-        self.is_done = n == 0
-        self.ended = n == 0
+        self.is_done = self.ended = self.is_empty = n == 0
         up.demand(n)
 
     def start(self) -> None:
