@@ -118,6 +118,37 @@ class Shape(Protocol):
         """CPU time of the calls, s, where it can be told."""
 
 
+class _Unstarted:
+    """The shape of a crew that has not started: its resources may not be open yet, so nothing is made."""
+
+    is_surplus = False
+
+    def __init__(self, lane: str = "", why: str = "") -> None:
+        self.lane = lane
+        self.why = why
+
+    def start(self) -> None:
+        """Not yet."""
+
+    def wake(self) -> None:
+        """Not yet."""
+
+    def busy(self) -> int:
+        """Nothing runs."""
+        return 0
+
+    def drop_after(self, index: int) -> None:
+        """Nothing runs."""
+
+    def retire(self, then: Callable[[], None]) -> None:
+        """Nothing runs."""
+        then()
+
+    def cpu_s(self) -> float | None:
+        """Nothing ran."""
+        return None
+
+
 class Crew(Through):
     """Pulls items, has them called by its shape, and hands the outcomes on in their places.
 
@@ -142,7 +173,8 @@ class Crew(Through):
         self.learns = not hasattr(self.controller, "controller")  # Fixed is its own controller: nothing to learn
         self.limits = (self.limit, self.limit)
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
-        self.shape: Shape
+        self.shape: Shape = _Unstarted()
+        self.make_shape: Callable[[], Shape] = _Unstarted
         # what comes in
         self.input: Iterator[Any] = iter(())
         self.admitted = 0
@@ -171,9 +203,10 @@ class Crew(Through):
 
     # -- shape ---------------------------------------------------------------------------------
 
-    def install(self, shape: Shape) -> None:
-        """Let `shape` make the calls."""
-        self.shape = shape
+    def install(self, lane: str, why: str, make: Callable[[], Shape]) -> None:
+        """Let what `make()` gives make the calls, from the start on."""
+        self.shape = _Unstarted(lane, why)
+        self.make_shape = make
 
     def switch(self, make: Callable[[], Shape]) -> None:
         """Change the lane: the old one finishes what runs, then the new one goes on."""
@@ -188,6 +221,8 @@ class Crew(Through):
     def start(self) -> None:
         """Start upstream, then pull."""
         super().start()
+        self.shape = self.make_shape()
+        self.open_gate()
         self.shape.start()
 
     def _heard(self) -> None:

@@ -129,7 +129,7 @@ class CallStage:
         if keys is not None:
             keys.enqueue = crew.enqueue
         placing = Placing(crew, self.fn, self.described, seat, on=o.on)
-        crew.install(placing.shape())
+        crew.install(placing.lane, placing.why, placing.shape)
         return crew
 
     def explain(self) -> str:

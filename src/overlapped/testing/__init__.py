@@ -5,6 +5,7 @@ from __future__ import annotations
 from overlapped.testing.clock import Deadlock, VirtualLoop, run, virtual
 from overlapped.testing.contracts.controller import check_controller
 from overlapped.testing.contracts.sink import check_sink
+from overlapped.testing.contracts.stage import check_stage
 from overlapped.testing.gauge import Gauge
 from overlapped.testing.service import Service, ServiceFailed
 
@@ -16,6 +17,7 @@ __all__ = [
     "VirtualLoop",
     "check_controller",
     "check_sink",
+    "check_stage",
     "run",
     "virtual",
 ]
