@@ -50,7 +50,7 @@ def sites(mark: Path) -> list[int]:
 
 def test_the_demo_prints_what_it_measured_and_leaves_nothing(temporary):
     done = overlapped(*QUICK)
-    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (0, 2), done.stderr
     text = done.stdout
     assert "20 pages in " in text
     assert "60 would take about " in text
@@ -87,7 +87,7 @@ def test_few_pages_are_all_done_one_at_a_time_and_nothing_is_estimated(temporary
 
 
 def test_ctrl_c_during_the_measurement_leaves_nothing(temporary):
-    with started("demo", "--delay", "5") as process:
+    with started("demo", "--delay", "0.5") as process:
         wait_for(process, "one at a time")
         process.send_signal(signal.SIGINT)
         code, out, err = ended(process)
@@ -96,7 +96,7 @@ def test_ctrl_c_during_the_measurement_leaves_nothing(temporary):
 
 
 def test_sigterm_during_the_measurement_leaves_nothing(temporary):
-    with started("demo", "--delay", "5") as process:
+    with started("demo", "--delay", "0.5") as process:
         wait_for(process, "one at a time")
         process.send_signal(signal.SIGTERM)
         code, out, err = ended(process)
@@ -110,11 +110,10 @@ def test_ctrl_c_to_the_whole_group_lets_the_flow_finish_what_is_in_flight(tempor
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         start_new_session=True,
     ) as process:
-        wait_for(process, "one at a time")
-        time.sleep(20 * 0.05 + 0.3)  # the flow has no words of its own to wait for
+        wait_for(process, "now all 400")
+        time.sleep(0.2)  # until some are in flight
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = ended(process)
     assert code == 130
@@ -124,7 +123,7 @@ def test_ctrl_c_to_the_whole_group_lets_the_flow_finish_what_is_in_flight(tempor
 
 def test_the_demo_killed_outright_leaves_no_site(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with started("demo", "--delay", "5") as process:
+    with started("demo", "--delay", "0.5") as process:
         wait_for(process, "one at a time")
         assert len(sites(tmp_path)) == 1
         process.kill()
@@ -143,9 +142,7 @@ importlib.util.find_spec = lambda name, package=None: None if name == "tornado" 
 from overlapped.cli import main
 sys.exit(main(["demo"]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "overlapped: the demo needs tornado: pip install 'overlapped[standard,tornado]'\n"
 
@@ -184,13 +181,9 @@ def test_the_job_counts_what_is_in_a_page():
     assert crawl.parse(page) == crawl.Counts("/a", 4, 2, 1, len(page.body), 7)
 
 
-@pytest.mark.parametrize(
-    "body", [b"def f(:\n", b"\x00\n", b"\xff\xfe\n", b"(" * 5000 + b"\n", b"# coding: no\n"]
-)
-def test_a_page_that_python_cannot_read_is_counted_by_its_lines(body):
-    counts = crawl.parse(crawl.Page("/odd", body))
-    assert (counts.lines, counts.functions) == (1, 0)
-    assert counts.problem
+@pytest.mark.parametrize("body", [b"", b"\x00\xff\xfe", b"(" * 5000, b"# coding: no", b"default = define(classy)"])
+def test_an_odd_page_has_no_functions_but_does_no_harm(body):
+    assert crawl.parse(crawl.Page("/odd", body)) == crawl.Counts("/odd", 0, 0, 0, len(body), 0)
 
 
 def test_the_job_needs_a_file_of_urls(tmp_path, monkeypatch):

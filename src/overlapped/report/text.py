@@ -109,16 +109,16 @@ def _where(record: RunRecord) -> list[str]:
     if not stages or record.elapsed_s <= 0:
         return []
     wide = max(len(name_of(stage)) for stage in stages)
-    slowest = _slowest(record, stages)
     lines = []
     for stage in stages:
-        parts = [
-            f"{stage.service_s / record.elapsed_s:.1f} in flight on average",
-            *_slots(stage, record),
-            *_inside(stage),
-        ]
-        line = f"{name_of(stage):<{wide}}  {'; '.join(parts)}"
-        lines.append(line + (slowest[1] if slowest and slowest[0] is stage else ""))
+        slots, inside = _slots(stage, record), _inside(stage)
+        parts = [f"{stage.service_s / record.elapsed_s:.1f} in flight (mean)", *slots]
+        if not slots:
+            parts += inside
+        lines.append(f"{name_of(stage):<{wide}}  {'; '.join(parts)}")
+        if slots:  # beside them the line would be too long for most terminals
+            lines += [" " * (wide + 2) + line for line in inside]
+    lines += _slowest(record, stages)
     if record.cpu_s > 0:
         share = record.cpu_s / record.elapsed_s
         lines.append(f"this process used {share:.0%} of one core ({seconds(record.cpu_s)} of CPU)")
@@ -131,8 +131,8 @@ def _slots(stage: StageRecord, record: RunRecord) -> list[str]:
         return []
     shares = (
         (stage.service_s, "in calls"),
-        (stage.starved_s, "waiting for items"),
-        (stage.blocked_s, "held up by the next stage"),
+        (stage.starved_s, "without items"),
+        (stage.blocked_s, "held up"),
     )
     told = [f"{time_s / total:.0%} {what}" for time_s, what in shares if time_s / total >= 0.005]
     return [f"slots {', '.join(told)}"]
@@ -145,24 +145,25 @@ def _inside(stage: StageRecord) -> list[str]:
     return [f"calls {1 - cpu:.0%} waiting, {cpu:.0%} CPU"]
 
 
-def _slowest(record: RunRecord, stages: list[StageRecord]) -> tuple[StageRecord, str] | None:
+def _slowest(record: RunRecord, stages: list[StageRecord]) -> list[str]:
     """The one stage whose slots never lacked items nor room, and what the record says about why."""
     busy = [
         stage
         for stage in stages
         if stage.calls >= ENOUGH_CALLS
         and stage.service_s >= record.elapsed_s / 2
-        and stage.service_s >= BUSY * (stage.service_s + stage.starved_s + stage.blocked_s) > 0
+        and stage.service_s >= BUSY * (stage.service_s + stage.starved_s + stage.blocked_s)
     ]
     if len(busy) != 1:
-        return None
+        return []
     stage = busy[0]
-    why = " <- the slowest stage"
     if stage.reason == "fixed":
-        why += f": its limit is the number given, {stage.limit}"
+        why = f": its limit is the number given, {stage.limit}"
     elif stage.lane == "coroutine" and record.cpu_s < 0.5 * record.elapsed_s:
-        why += ": what it waits for, not this machine"
-    return stage, why
+        why = ": what it waits for, not this machine"
+    else:
+        why = ""
+    return [f"{name_of(stage)} is the slowest stage{why}"]
 
 
 def _tuner(record: RunRecord) -> list[str]:
@@ -198,11 +199,11 @@ def _gain(record: RunRecord) -> list[str]:
     if alone_s <= 0 or record.elapsed_s <= 0 or record.state not in ("done", "stopped"):
         return []
     times = alone_s / record.elapsed_s
-    one = f"one call at a time: about {seconds(alone_s)} (estimate: sum of service times)"
-    together = f"overlapped: {seconds(record.elapsed_s)}"
+    alone = f"about {seconds(alone_s)} one call at a time (estimate: sum of service times)"
+    together = f"{alone}, {seconds(record.elapsed_s)} overlapped"
     if times < 1.1:
-        return [f"{one}; {together}: there was little to overlap"]
-    return [f"{one}; {together}, about {times:.2g}x" if times < 10 else f"{one}; {together}, about {times:,.0f}x"]
+        return [f"{together}: there was little to overlap"]
+    return [f"{together}: about {times:.2g}x" if times < 10 else f"{together}: about {times:,.0f}x"]
 
 
 def _switches(record: RunRecord) -> list[str]:
