@@ -14,14 +14,20 @@ that say which stage and which item it was. Every exception that ends a run carr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class OverlappedError(Exception):
-    """Base of every error that `overlapped` raises by itself."""
+    """Base of every error that `overlapped` raises by itself.
+
+    Attributes:
+        report: the `Report` of the run that it ended, if it ended one.
+    """
+
+    report: Any
 
 
 class UsageError(OverlappedError, TypeError, ValueError):

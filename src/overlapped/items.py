@@ -11,6 +11,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from overlapped._engine.failure import add_note
 from overlapped._engine.loop import is_ours, new_loop, running_loop
 from overlapped._engine.scope import GRACE_S
 from overlapped.errors import UsageError
@@ -133,7 +134,7 @@ class AsyncItems(Generic[T]):
         except BaseException as closing:
             if error is None or closing is error:
                 raise
-            error.add_note(f"overlapped: while the run was closed: {closing!r}")
+            add_note(error, f"overlapped: while the run was closed: {closing!r}")
 
     def drain(self) -> None:
         """Stop pulling from the source, finish what has been pulled, end normally. From any thread."""
@@ -310,7 +311,7 @@ class Items(Generic[T]):
         except BaseException as closing:
             if error is None or closing is error:
                 raise
-            error.add_note(f"overlapped: while the run was closed: {closing!r}")
+            add_note(error, f"overlapped: while the run was closed: {closing!r}")
 
     def drain(self) -> None:
         """Stop pulling from the source, finish what has been pulled, end normally.

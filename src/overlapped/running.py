@@ -9,7 +9,7 @@ import warnings
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from overlapped._engine.failure import Failure, short
+from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.resources import open_on_loop
 from overlapped._engine.scope import GRACE_S, Scope
 from overlapped.errors import TooManyFailures, UsageError
@@ -262,8 +262,8 @@ class Run(Scope):
             self._annotate(error)
         try:
             error.report = self.report  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # see errors.py
-        except AttributeError:
-            pass  # an exception class with __slots__
+        except Exception:  # noqa: BLE001 - frozen or hostile exception classes; the error itself is what counts
+            return error
         return error
 
     def _annotate(self, error: BaseException) -> None:
@@ -274,10 +274,7 @@ class Run(Scope):
             if len(others) > MAX_NOTES:
                 notes.append(f"overlapped: {len(others) - MAX_NOTES} more failures are in error.report")
         notes += [f"overlapped: while the run was closed: {short(e)}" for e in self.cleanup_errors]
-        known = getattr(error, "__notes__", [])
-        for note in notes:
-            if note not in known:
-                error.add_note(note)
+        add_note(error, *notes)
 
     # -- account -------------------------------------------------------------------------------------
 

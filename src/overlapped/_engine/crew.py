@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from overlapped._engine.failure import Failure, as_value
+from overlapped._engine.failure import Failure, add_note, as_value
 from overlapped._engine.feed import EVERYTHING, Through
 from overlapped._engine.trays import DROPPED, Spread, Tray
 from overlapped.control.base import Sample
@@ -193,6 +193,7 @@ class Crew(Through):
         self.lent = 0
         self.lent_bytes = 0
         self.untaken_bytes = 0
+        self.weighed = self.weight = 0  # results so far, and their bytes
         self.listening = False
         self.barrier: list[Failure] = []
         self.is_complete = False  # nothing will be added to `out` any more
@@ -412,10 +413,19 @@ class Crew(Through):
 
     def weigh_result(self, result: object) -> None:
         """Count the bytes of a result that nobody has taken yet."""
+        self.weighed += 1
         if isinstance(result, (bytes, str)):
+            self.weight += len(result)
             self.untaken_bytes += len(result)
             if self.untaken_bytes >= MAX_UNTAKEN_BYTES:
                 self.open_gate()
+
+    def room_for_results(self, unknown: int) -> float:
+        """How many more results of the usual weight may come before the bound; `unknown` before the first."""
+        if not self.weighed:
+            return unknown
+        mean = self.weight / self.weighed
+        return max(1.0, (MAX_UNTAKEN_BYTES - self.untaken_bytes) / mean) if mean else math.inf
 
     # -- failures -------------------------------------------------------------------------------
 
@@ -467,6 +477,7 @@ class Crew(Through):
         self.failures += 1
         if self.spec.fatal:
             self.scope.failed_for_good(failure)
+            self.scope.is_failing = True
             self.is_closed = True
             self.admit_until = -1
             # One turn later: calls that fail in this same turn are heard, not cancelled.
@@ -507,7 +518,7 @@ class Crew(Through):
         asked = retry_after_s(error)
         cap = retry.retry_after_cap_s if retry is not None else self.spec.retry_after_cap_s
         if asked is not None and asked > cap:
-            error.add_note(f"overlapped: asked to wait {asked:g} s, more than {cap:g} s: not tried again")
+            add_note(error, f"overlapped: asked to wait {asked:g} s, more than {cap:g} s: not tried again")
             return None
         if asked:
             self.pause(job, asked)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from overlapped._engine.crew import Job
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.failure import Failure
+from overlapped._engine.scope import running_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +25,7 @@ LONG_INLINE_CALL_S: Final = 0.010
 class _Slot:
     """One worker: what it is doing now."""
 
-    __slots__ = ("at_gate", "in_flight", "index", "is_dropped", "is_overdue", "started_s", "task")
+    __slots__ = ("at_gate", "in_flight", "index", "is_after_failure", "is_dropped", "is_overdue", "started_s", "task")
 
     def __init__(self) -> None:
         self.index = -1
@@ -32,6 +33,7 @@ class _Slot:
         self.at_gate = True  # it makes no call
         self.is_overdue = False  # its call's time was up and it has been cancelled for that
         self.is_dropped = False  # its item is no longer wanted
+        self.is_after_failure = False  # and that is because another item has failed
         self.started_s = math.inf  # of the attempt that runs; infinity while there is none
         self.task: asyncio.Task[object] | None = None
 
@@ -102,6 +104,7 @@ class Direct:
         for slot in self.slots:
             if slot.index > index and not slot.at_gate and not slot.is_dropped and slot.task is not None:
                 slot.is_dropped = True
+                slot.is_after_failure = self.crew.scope.is_failing
                 slot.task.cancel()
 
     def retire(self, then: Callable[[], None]) -> None:
@@ -160,8 +163,6 @@ class Direct:
                             slot.in_flight = len(self.slots) - self.idle
                         try:
                             result = await call(item)
-                        except GeneratorExit:
-                            raise  # nobody runs this coroutine any more
                         except BaseException as error:  # noqa: BLE001 - becomes the item's, or is raised again
                             await self._perform(slot, Job(index, item), error)
                             now = clock()
@@ -289,8 +290,6 @@ class Direct:
                         return  # it waits for its key
                     await self._wait_for_leave(slot, job)
                     result = await self._attempt(slot, job)
-                except GeneratorExit:
-                    raise
                 except BaseException as raised:  # noqa: BLE001 - becomes the item's, or is raised again
                     error = raised
             if error is None:
@@ -371,11 +370,13 @@ class Direct:
     async def _own(self, slot: _Slot, job: Job, error: BaseException) -> BaseException:
         """The error as the item's own; raises CancelledError if it is this worker that was to end."""
         crew, scope = self.crew, self.crew.scope
+        if isinstance(error, GeneratorExit) and running_task() is not slot.task:
+            raise error  # nobody raised it: this coroutine is being closed, since its loop is gone
         is_cancel = isinstance(error, asyncio.CancelledError)
         if slot.is_dropped or scope.closing or scope.is_ending:
             if is_cancel:
                 raise error
-            if slot.is_dropped:
+            if slot.is_after_failure:
                 crew.fail(job, crew.own_error(error))
             else:
                 scope.cleanup_errors.append(error)
@@ -387,7 +388,7 @@ class Direct:
             late = crew.timed_out()
             late.__cause__ = error
             return late
-        if not isinstance(error, (Exception, asyncio.CancelledError)):
+        if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
             scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
             raise asyncio.CancelledError from error
         return crew.own_error(error)

@@ -64,6 +64,17 @@ def short(value: object, width: int = 120) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def add_note(error: BaseException, *notes: str) -> None:
+    """Add notes to the user's exception, unless its class refuses them: it must come out as itself."""
+    try:
+        known = getattr(error, "__notes__", ())
+        for note in notes:
+            if note not in known:
+                error.add_note(note)
+    except Exception:  # noqa: BLE001 - frozen or hostile exception classes; the error itself is what counts
+        return
+
+
 def as_value(error: BaseException, stage: str) -> BaseException:
     """`error` itself, or a RuntimeError in its place if letting it travel would end some loop silently.
 

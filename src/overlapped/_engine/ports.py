@@ -115,10 +115,12 @@ class Ported:
         self.pending: dict[int, Job] = {}
         self.held: dict[Job, asyncio.TimerHandle] = {}
         self.lost: set[int] = set()
+        self.overdue: set[int] = set()  # those of the lost whose time was up
         self.unacknowledged: dict[int, int] = {}  # partial results of calls that go on
         self.limit = 0
         self.total_cpu_s = 0.0
         self.backlog: deque[Job] = deque()  # admitted, but taken back from the port: they start first
+        self.is_given_up = False
         self.is_pumping = False
         self.is_open = False
         self.retired: Callable[[], None] | None = None
@@ -246,7 +248,9 @@ class Ported:
 
     def _is_filled(self) -> bool:
         """Jobs are put ahead of free slots, as far as the look-ahead goes, unless their start must be timed."""
-        return self.one_by_one and self.busy() + len(self.lost) >= self.limit
+        if self.one_by_one and self.busy() + len(self.lost) >= self.limit:
+            return True
+        return self.crew.spec.bounds_bytes and len(self.pending) >= self.crew.room_for_results(self.limit)
 
     def _may_start(self, job: Job) -> bool:
         """Key and rate; a job that must wait is kept."""
@@ -257,6 +261,9 @@ class Ported:
             delay = max(crew.key_paused_s_left(job), 0.0 if job.has_token else crew.reserve(job))
         except Exception as error:  # noqa: BLE001 - the user's key or weigh function; it is the item's failure
             self._end(job, crew.fail(job, crew.own_error(error)))
+            return False
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and its like end the run
+            crew.scope.abort(error)
             return False
         job.has_token = True
         if delay <= 0:
@@ -345,6 +352,7 @@ class Ported:
     def _end_lost(self, outcome: Outcome) -> None:
         """A call whose item has been given up has ended: its slot is free again."""
         self.lost.discard(outcome.number)
+        self.overdue.discard(outcome.number)
         if outcome.kind == "error" and isinstance(outcome.value, BaseException):
             crew = self.crew
             if crew.is_closed and outcome.number > crew.last:
@@ -389,17 +397,22 @@ class Ported:
         if self.port.cancel(running.index):
             self.lost.discard(running.index)
         else:
+            self.overdue.add(running.index)
             error.add_note(
                 f"overlapped: a call in lane {self.lane!r} cannot be cancelled; it still runs, its slot is held"
             )
         self._end(job, crew.fail(job, error))
-        if len(self.lost) >= self.limit:
+        if self._is_stuck():
             crew.scope.later(STUCK_S, self._give_up_if_stuck)
         self.wake()
 
+    def _is_stuck(self) -> bool:
+        return bool(self.overdue) and len(self.overdue) >= self.limit
+
     def _give_up_if_stuck(self) -> None:
         crew = self.crew
-        if len(self.lost) >= self.limit and not crew.is_complete:
+        if self._is_stuck() and not crew.is_complete:
+            self.is_given_up = True
             crew.scope.abort(
                 StuckCalls(
                     f"{crew.spec.name}: all {self.limit} slots are held by calls that ran into "
@@ -410,8 +423,7 @@ class Ported:
 
     async def close(self) -> None:
         """End the port; a call that does not end within its grace is abandoned, with a warning."""
-        is_stuck = bool(self.lost) and len(self.lost) >= self.limit
-        left = await self.port.close(0.0 if is_stuck else GRACE_S)
+        left = await self.port.close(0.0 if self.is_given_up else GRACE_S)  # those calls have had their grace
         if left:
             warnings.warn(
                 f"{self.crew.spec.name}: {left} calls in lane {self.lane!r} did not end and were abandoned",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import Feed
-from overlapped._engine.scope import GRACE_S
+from overlapped._engine.scope import GRACE_S, running_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -96,7 +96,7 @@ class LoopFeed(Feed):
                 self._iterator = iter(self._source)
             for item in islice(self._iterator, min(want, LOOP_CHUNK)):
                 chunk.append(item)  # noqa: PERF402 - a comprehension would lose the items before an error
-        except Exception as error:  # noqa: BLE001 - the source's own; it travels after the items before it
+        except BaseException as error:  # noqa: BLE001 - the source's own; it travels after the items before it
             chunk.append(Failure(as_value(error, self._name), self._name, dead=True))
             self.ended = True
         if not chunk:
@@ -287,7 +287,9 @@ class TaskFeed(Buffered):
                 self.broken(error)  # the source raised it by itself
             elif not (self.is_finished or self._scope.closing):
                 self._scope.abort(error)
-        except Exception as error:  # noqa: BLE001 - the source's own; it travels after the items before it
+        except BaseException as error:  # the source's own; it travels after the items before it
+            if isinstance(error, GeneratorExit) and running_task() is not self._task:
+                raise  # nobody raised it: this coroutine is being closed, since its loop is gone
             self.broken(error)
         finally:
             await self._close(iterator)
@@ -300,5 +302,5 @@ class TaskFeed(Buffered):
             return
         try:
             await close()
-        except Exception as error:  # noqa: BLE001 - a clean-up error is never lost
+        except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
             self._scope.cleanup_errors.append(error)

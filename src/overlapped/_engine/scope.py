@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import MAX_RECORDED_FAILURES
 from overlapped.rate import Bucket
@@ -22,6 +22,14 @@ SLICE_S: Final = 0.001
 
 GRACE_S: Final = 5.0
 """How long a call that cannot be cancelled may go on after its run has ended."""
+
+
+def running_task() -> asyncio.Task[Any] | None:
+    """The task that runs in this thread; None outside of a loop, where a forgotten coroutine is closed."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 class Turn:
@@ -69,6 +77,7 @@ class Scope:
         self.closers: list[Callable[[], Coroutine[object, object, None]]] = []
         self.crews: list[Crew] = []
         self.closing = False
+        self.is_failing = False  # a failure is known that will end the run
         self.resources: dict[str, object] = {}
         self.factories: dict[str, Callable[[], object]] = {}
         self._buckets: dict[int, tuple[Rate, Bucket]] = {}

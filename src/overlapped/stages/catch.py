@@ -76,6 +76,9 @@ class CatchFeed(Through):
                 )
             )
             return not self.is_fatal
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and its like end the run
+            result.append(Failure(as_value(error, "catch"), "catch", failure.item, dead=True))
+            return False
         return True
 
 

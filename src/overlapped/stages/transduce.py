@@ -46,9 +46,7 @@ class SendFeed(Through):
                     result.append(self._begun().send(item))
         except StopIteration:
             self.halt()  # it returned: that is how it says that it has seen enough
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                raise
+        except BaseException as error:  # noqa: BLE001 - the coroutine's own; it travels after the results before it
             result.append(Failure(as_value(error, self.name), self.name, dead=True))
             self.halt()
         if not chunk:

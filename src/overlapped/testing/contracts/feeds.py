@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from overlapped._engine.failure import Failure
 from overlapped._engine.feed import EVERYTHING, Feed, Through
@@ -71,24 +71,25 @@ class Upstream(Feed):
         self._most = EVERYTHING
         self.given: list[object] = []
         self.lent = 0
-        self.starts = self.halts = self.drains = 0
+        self.starts = self.halts = self.drains = self.late_takes = 0
         self.breaches: list[str] = []
         self._look_ahead()
 
     def start(self) -> None:
+        """Count it; time begins."""
         self.starts += 1
         if self._supply.every_s:
             self._later()
 
     def take(self, want: int) -> list[object]:
+        """What is ready, as little as the supply says."""
         if type(want) is not int or want < 0:
             self.breaches.append(f"it asked for {want!r} items: an int >= 0 is needed")
             return []
         self.lent = 0
         if want and not self.starts:
             self.breaches.append("it took items before start()")
-        if want and self.halts:
-            self.breaches.append("it took items after halt()")
+        self.late_takes += bool(want and self.halts)
         if not want or self.ended:
             return []
         count = min(want, self._supply.chunk, self._ready, self._most - len(self.given))
@@ -106,14 +107,17 @@ class Upstream(Feed):
         return chunk
 
     def demand(self, total: int) -> None:
+        """Give no more than that."""
         self._most = total
         self._tell()
 
     def halt(self) -> None:
+        """Count it, and end."""
         self.halts += 1
         self.ended = True
 
     def drain(self) -> None:
+        """Count it; there is nothing more."""
         self.drains += 1
         self._items, self._next, self.ended = iter(()), [], True
         self._tell()
@@ -222,7 +226,7 @@ class Sitting:
         self.on_heard: Callable[[], None] | None = None
         self._longest_s = LONGEST_WAIT_S if in_real_time else None
 
-    async def __aenter__(self) -> Sitting:
+    async def __aenter__(self) -> Self:
         """Wait until it has been started."""
         self.run.end.add_done_callback(lambda _: self._watch.has_started.set())
         await self._watch.has_started.wait()
@@ -259,8 +263,9 @@ class Sitting:
     def take(self, want: int) -> list[object]:
         """One take, closely looked at."""
         was_ended = self.feed.ended
-        chunk = self.feed.take(want)
-        demand(isinstance(chunk, list), f"take({want}) must return a list, got {chunk!r}")
+        taken: Any = self.feed.take(want)
+        demand(isinstance(taken, list), f"take({want}) must return a list, got {taken!r}")
+        chunk: list[object] = taken
         demand(len(chunk) <= want, f"take({want}) returned {len(chunk)} items")
         demand(not was_ended or not chunk, f"`ended` was True, then take({want}) returned {chunk!r}")
         demand(not was_ended or self.feed.ended, "`ended` was True, now it is False")
