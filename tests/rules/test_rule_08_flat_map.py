@@ -1,0 +1,475 @@
+"""Rule 8: `flat_map` streams generators; every verb takes every kind of function; an exception object is a value."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from overlapped import AUTO, Rate, Retry
+from overlapped.testing import virtual
+from tests.rules.kit import fail_at, flow, in_lane, now_s, outcome, rest, same, timed, wait_until
+
+# -- lists and generators ------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_returned_list_is_one_result():
+    async def fn(n):
+        await asyncio.sleep(1.0)
+        return [n, n + 0.5]
+
+    assert await timed(flow([1, 2]).flat_map(fn, concurrency=1)) == [(1, 1.0), (1.5, 1.0), (2, 2.0), (2.5, 2.0)]
+
+
+@pytest.mark.parametrize("result", [[1, 2], (1, 2), {1: 0, 2: 0}.keys(), range(1, 3), frozenset({1, 2})])
+def test_every_returned_iterable_is_taken_apart(result, lane):
+    assert flow([0]).flat_map(in_lane(lane, lambda n: result), on=lane).collect() == [1, 2]
+
+
+@pytest.mark.parametrize("result", [None, 1, "text", b"bytes", {"a": 1}])
+def test_what_is_not_meant_to_be_taken_apart_is_that_items_failure(result, lane):
+    _, error = outcome(flow([0]).flat_map(in_lane(lane, lambda n: result), on=lane))
+    assert isinstance(error, TypeError)
+    assert "flat_map" in str(error)
+
+
+def test_an_empty_result_is_no_result(lane, way, ordered):
+    chain = flow(range(50)).flat_map(in_lane(lane, lambda n: [n] if n % 7 == 0 else []), on=lane, ordered=ordered)
+    values, error = outcome(chain, way)
+    assert (sorted(values), error) == ([0, 7, 14, 21, 28, 35, 42, 49], None)
+
+
+@virtual
+async def test_results_of_a_generator_are_streamed(ordered):
+    async def fn(n):
+        for i in range(3):
+            await asyncio.sleep(1.0)
+            yield n, i
+
+    chain = flow([7]).flat_map(fn, ordered=ordered)
+    assert await timed(chain) == [((7, 0), 1.0), ((7, 1), 2.0), ((7, 2), 3.0)]
+
+
+def test_results_of_a_generator_in_a_thread_are_streamed(way):
+    taken = threading.Event()
+
+    def fn(n):
+        yield 1
+        assert taken.wait(5), "the first result had to be out before the generator ended"
+        yield 2
+
+    chain = flow([7]).flat_map(fn, on="thread")
+    if way == "for":
+        items = iter(chain)
+        assert next(items) == 1
+        taken.set()
+        assert list(items) == [2]
+        return
+
+    async def main():
+        async with chain.open() as aitems:
+            assert await anext(aitems) == 1
+            taken.set()
+            assert [n async for n in aitems] == [2]
+
+    asyncio.run(main())
+
+
+def test_a_returned_generator_is_streamed_too():
+    taken = threading.Event()
+
+    def numbers():
+        yield 1
+        assert taken.wait(5)
+        yield 2
+
+    items = iter(flow([7]).flat_map(lambda n: numbers(), on="thread"))
+    assert next(items) == 1
+    taken.set()
+    assert list(items) == [2]
+
+
+@virtual
+async def test_ordered_results_of_one_item_stay_together():
+    async def fn(n):
+        for i in range(3):
+            await asyncio.sleep(3 - n if n < 3 else 1)
+            yield n, i
+
+    values = await flow(range(3)).flat_map(fn, concurrency=3).acollect()
+    assert values == [(n, i) for n in range(3) for i in range(3)]
+
+
+@virtual
+async def test_as_completed_results_leave_when_they_are_made():
+    async def fn(n):
+        for i in range(2):
+            await asyncio.sleep(1.0 + n * 0.25)
+            yield n, i
+
+    results = await timed(flow(range(2)).flat_map(fn, concurrency=2, ordered=False))
+    assert results == [((0, 0), 1.0), ((1, 0), 1.25), ((0, 1), 2.0), ((1, 1), 2.5)]
+
+
+def stream(lane: str, fails_after: int | None = None, count: int = 5) -> Any:
+    """A generator function for a lane: (n, 0), (n, 1) ... and perhaps a failure."""
+    if lane == "coroutine":
+
+        async def afn(n: int) -> AsyncIterator[tuple[int, int]]:
+            for i in range(count):
+                if i == fails_after and n == 1:
+                    raise ValueError(n)
+                await asyncio.sleep(0)
+                yield n, i
+
+        return afn
+
+    def fn(n: int) -> Any:
+        for i in range(count):
+            if i == fails_after and n == 1:
+                raise ValueError(n)
+            yield n, i
+
+    return fn
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_what_a_generator_yielded_stays_and_its_failure_follows(after, lane, way, limit):
+    chain = flow(range(3)).flat_map(stream(lane, after), on=lane, concurrency=limit)
+    values, error = outcome(chain, way)
+    assert values == [(0, i) for i in range(5)] + [(1, i) for i in range(after)]
+    assert type(error) is ValueError
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_in_keep_mode_later_items_follow_the_failure(after, lane, way, ordered, limit):
+    chain = flow(range(3)).flat_map(stream(lane, after), on=lane, ordered=ordered, concurrency=limit)
+    values, error = outcome(chain, way, on_failure="keep")
+    expected = [(0, i) for i in range(5)] + [(1, i) for i in range(after)] + [(2, i) for i in range(5)]
+    assert error is None
+    assert (values if ordered else sorted(values)) == expected
+
+
+def test_a_failure_is_caught_in_its_place_behind_what_was_yielded(lane, way):
+    chain = flow(range(2)).flat_map(stream(lane, 2), on=lane, concurrency=2).catch(ValueError, replace="failed")
+    values, error = outcome(chain, way)
+    assert (values, error) == ([(0, i) for i in range(5)] + [(1, 0), (1, 1), "failed"], None)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_generator_is_tried_again_only_if_it_had_yielded_nothing(after, lane, way):
+    tries = []
+    fails = {"left": 2}
+
+    def begin(n):
+        tries.append(n)
+
+    if lane == "coroutine":
+
+        async def fn(n):
+            begin(n)
+            for i in range(4):
+                if i == after and fails["left"]:
+                    fails["left"] -= 1
+                    raise ValueError(n)
+                yield i
+
+    else:
+
+        def fn(n):
+            begin(n)
+            for i in range(4):
+                if i == after and fails["left"]:
+                    fails["left"] -= 1
+                    raise ValueError(n)
+                yield i
+
+    chain = flow([7]).flat_map(fn, on=lane, retry=Retry(attempts=5, base_s=0.001))
+    values, error = outcome(chain, way)
+    if after == 0:
+        assert (values, error, len(tries)) == ([0, 1, 2, 3], None, 3)
+    else:
+        assert (values, type(error), len(tries)) == ([0, 1], ValueError, 1)
+
+
+# -- pausing ----------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_generator_whose_turn_has_not_come_pauses_after_64_outputs_and_keeps_its_slot():
+    made = {0: 0, 1: 0, 2: 0}
+    may_go_on = asyncio.Event()
+
+    async def fn(n):
+        if n == 0:
+            await may_go_on.wait()
+        for _ in range(200):
+            made[n] += 1
+            yield n
+
+    async with flow(range(3)).flat_map(fn, concurrency=2).open() as items:
+        first = asyncio.ensure_future(anext(items))
+        await asyncio.sleep(100)
+        assert made == {0: 0, 1: 64, 2: 0}  # item 2 found no slot
+        assert items.stats().stages[0].in_flight == 2
+        may_go_on.set()
+        values = [await first] + [n async for n in items]
+    assert values == [0] * 200 + [1] * 200 + [2] * 200
+
+
+@virtual
+async def test_the_head_never_pauses_for_order():
+    made = 0
+
+    async def fn(n):
+        nonlocal made
+        for _ in range(200):
+            if n == 0:
+                made += 1
+            await asyncio.sleep(0.01)
+            yield n
+
+    async with flow(range(5)).flat_map(fn, concurrency=5).open() as items:
+        got = 0
+        async for n in items:
+            assert n == 0
+            got += 1
+            if got == 200:
+                break
+        assert now_s() == pytest.approx(2.0)  # 200 x 0.01: it was never held up
+        assert made == 200
+
+
+def test_a_generator_in_a_thread_pauses_after_64_outputs_too():
+    made = {0: 0, 1: 0}
+    may_go_on = threading.Event()
+
+    def fn(n):
+        if n == 0:
+            assert may_go_on.wait(5)
+        for _ in range(200):
+            made[n] += 1
+            yield n
+
+    with flow(range(2)).flat_map(fn, on="thread", concurrency=2).open() as items:
+        wait_until(lambda: made[1] >= 64)
+        assert rest(lambda: made[1]) <= 65  # the one it waits to hand over included
+        may_go_on.set()
+        assert list(items) == [0] * 200 + [1] * 200
+
+
+@virtual
+async def test_a_stopped_consumer_stops_generators(ordered, limit):
+    made = 0
+
+    async def fn(n):
+        nonlocal made
+        while True:
+            made += 1
+            yield n
+
+    async with flow(range(100)).flat_map(fn, concurrency=limit, ordered=ordered).open() as items:
+        await anext(items)
+        await asyncio.sleep(100)
+        stopped_at = made
+        await asyncio.sleep(100)
+        assert made == stopped_at <= 1000
+
+
+def test_a_stopped_consumer_stops_generators_in_threads(ordered, limit):
+    made = 0
+
+    def fn(n):
+        nonlocal made
+        while True:
+            made += 1
+            yield n
+
+    with flow(range(100)).flat_map(fn, on="thread", concurrency=limit, ordered=ordered).open() as items:
+        next(items)
+        assert rest(lambda: made) <= 1000
+
+
+def test_generators_are_closed_when_the_run_ends_early(lane, way):
+    closed: list[int] = []
+
+    if lane == "coroutine":
+
+        async def fn(n):
+            try:
+                while True:
+                    await asyncio.sleep(0)
+                    yield n
+            finally:
+                closed.append(n)
+
+    else:
+
+        def fn(n):
+            try:
+                while True:
+                    yield n
+            finally:
+                closed.append(n)
+
+    values, error = outcome(flow([1]).flat_map(fn, on=lane).take(3), way)
+    assert (values, error) == ([1, 1, 1], None)
+    assert closed == [1]
+
+
+# -- kinds of functions and options -------------------------------------------------------------------------------
+
+
+class PlainCallable:
+    """An object that can be called."""
+
+    def __init__(self, fn):
+        self.fn = fn
+
+    def __call__(self, n):
+        return self.fn(n)
+
+
+class AsyncCallable:
+    """An object whose call is awaited."""
+
+    def __init__(self, fn):
+        self.fn = fn
+
+    async def __call__(self, n):
+        await asyncio.sleep(0)
+        return self.fn(n)
+
+    async def method(self, n):
+        """As a bound method."""
+        return await self(n)
+
+
+def _kinds(fn: Any) -> dict[str, Any]:
+    async def coroutine(n):
+        return fn(n)
+
+    def plain(n):
+        return fn(n)
+
+    def returns_coroutine(n):
+        return coroutine(n)
+
+    def partial_of(_, n):
+        return fn(n)
+
+    return {
+        "plain": plain,
+        "lambda": lambda n: fn(n),
+        "coroutine": coroutine,
+        "object": PlainCallable(fn),
+        "async object": AsyncCallable(fn),
+        "bound async method": AsyncCallable(fn).method,
+        "partial": functools.partial(partial_of, None),
+        "partial of coroutine": functools.partial(coroutine),
+        "plain that returns a coroutine": returns_coroutine,
+    }
+
+
+VERBS: dict[str, tuple[Any, list[int]]] = {
+    "map": (lambda n: n * 10, [0, 10, 20, 30, 40]),
+    "filter": (lambda n: n % 2, [1, 3]),
+    "tap": (lambda n: n * 10, [0, 1, 2, 3, 4]),
+    "flat_map": (lambda n: [n] * (n % 3), [1, 2, 2, 4]),
+}
+
+
+@pytest.mark.parametrize("kind", _kinds(same))
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_every_kind_of_function(verb, kind, ordered):
+    fn, expected = VERBS[verb]
+    values, error = outcome(getattr(flow(range(5)), verb)(_kinds(fn)[kind], ordered=ordered, concurrency=2))
+    assert error is None
+    assert (values if ordered else sorted(values)) == expected
+
+
+@pytest.mark.parametrize("kind", ["int", "str", "type"])
+def test_classes_and_builtins_are_functions_too(kind):
+    chain = {
+        "int": lambda: flow(["1", "2"]).map(int),
+        "str": lambda: flow([1, 2]).map(str).map(int),
+        "type": lambda: flow(["1", "2"]).map(PlainCallable).map(lambda made: int(made.fn)),
+    }[kind]()
+    assert chain.collect() == [1, 2]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "concurrency": {"concurrency": 3},
+    "auto": {"concurrency": AUTO},
+    "as completed": {"ordered": False},
+    "retry": {"retry": Retry(attempts=2, base_s=0.0)},
+    "timeout": {"timeout_s": 5.0},
+    "rate": {"rate": Rate(1000, per_s=0.1, burst=5)},
+    "keys": {"key": lambda n: n % 2, "per_key": 1},
+    "name": {"name": "mine"},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_every_verb_takes_all_options(verb, option, kind):
+    fn, expected = VERBS[verb]
+    chain = getattr(flow(range(5)), verb)(_kinds(fn)[kind], **OPTIONS[option])
+    values, error = outcome(chain)
+    assert error is None
+    assert sorted(values) == expected
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_retries(verb, lane):
+    fn, expected = VERBS[verb]
+    failed: set[int] = set()
+
+    def flaky(n):
+        if n not in failed:
+            failed.add(n)
+            raise ValueError(n)
+        return fn(n)
+
+    chain = getattr(flow(range(5)), verb)(in_lane(lane, flaky), on=lane, retry=Retry(attempts=2, base_s=0.001))
+    assert chain.collect() == expected
+
+
+# -- values ---------------------------------------------------------------------------------------------------
+
+
+def test_a_result_that_is_an_exception_is_a_value(lane, way, ordered):
+    error = ValueError("a value")
+    chain = flow(range(3)).map(in_lane(lane, lambda n: error), on=lane, ordered=ordered)
+    chain = chain.filter(in_lane(lane, lambda e: True), on=lane).catch(ValueError, replace="caught")
+    values, raised = outcome(chain, way)
+    assert raised is None
+    assert values == [error] * 3
+
+
+@pytest.mark.parametrize("value", [None, False, 0, "", [], NotImplemented, Ellipsis, StopIteration(), object()])
+def test_every_value_is_a_value(value, lane, way):
+    items = [value] * 3
+    values, error = outcome(
+        flow(items).map(in_lane(lane, same), on=lane).filter(in_lane(lane, lambda v: True), on=lane), way
+    )
+    assert error is None
+    assert values == items
+
+
+def test_filter_keeps_the_item_itself_and_tap_ignores_what_its_function_returns(lane):
+    truth = in_lane(lane, lambda n: ["anything true"])
+    assert flow([0, 1]).filter(truth, on=lane).tap(in_lane(lane, lambda n: None), on=lane).collect() == [0, 1]
+
+
+def test_a_failing_filter_or_tap_is_that_items_failure(lane, way):
+    for verb in ("filter", "tap"):
+        values, error = outcome(getattr(flow(range(5)), verb)(in_lane(lane, fail_at(2)), on=lane), way)
+        assert type(error) is ValueError
+        assert values == ([1] if verb == "filter" else [0, 1])
