@@ -14,7 +14,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
+
+from tests.faults.harness import OK, combinations, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,20 +53,34 @@ def main() -> None:
         sys.meta_path.insert(0, _Finder)
     if not where["has_uvloop"]:
         sys.modules["uvloop"] = None  # type: ignore[assignment]  # the documented way to make an import fail
-    body = getattr(importlib.import_module(module), name).case.fn
+    case = getattr(importlib.import_module(module), name).case
     _open_what_stays_open()
     before = descriptors()
-    if where["in_thread"]:
-        _in_thread(lambda: _run(body, params, where))
-    else:
-        _run(body, params, where)
-    left = what_is_left(before)
+    is_fine = True
+    for chosen in combinations(case.together):
+        is_fine &= _run_one(lambda chosen=chosen: _run(case.fn, params | chosen, where), chosen, where, before)
     faulthandler.cancel_dump_traceback_later()
-    if left:
-        sys.exit(f"LEFT OVER: {left}")
-    from tests.faults.harness import OK
-
+    if not is_fine:
+        sys.exit(1)
     print(OK)
+
+
+def _run_one(call: Callable[[], None], chosen: dict[str, Any], where: dict[str, Any], before: set[str]) -> bool:
+    """One combination; others are still run after one that fails."""
+    if chosen:
+        print(in_words(chosen), flush=True)  # so that whoever hangs has a name
+    try:
+        if where["in_thread"]:
+            _in_thread(call)
+        else:
+            call()
+        left = what_is_left(before)
+        assert not left, f"LEFT OVER: {left}"
+    except AssertionError:
+        print(f"--- {in_words(chosen)}", file=sys.stderr)
+        traceback.print_exc()
+        return False
+    return True
 
 
 def _run(body: Callable[..., Any], params: dict[str, Any], where: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Runs a test's body in a fresh interpreter with a hard time limit, several at once.
 
 `@child` makes a pytest test of a function (plain or `async def`) that runs elsewhere: the test waits
-for the verdict of `python -m tests.faults MODULE NAME PARAMETERS`. Every keyword argument of `@child` that
-is a list is a parameter of the function, and the test is run for all combinations.
+for the verdict of `python -m tests.faults MODULE NAME ...`. Every keyword argument of `@child` that is a list
+is a parameter of the function; the child runs all combinations, one after the other. Those in `apart` make
+tests of their own.
 
 This file is imported in the child too, so it imports nothing but the standard library.
 """
@@ -68,11 +69,8 @@ class Case:
     fn: Callable[..., Any]
     judge: Callable[[Result], None]
     place: Place = Place()
-    matrix: dict[str, list[Any]] = field(default_factory=dict)
-
-    def combinations(self) -> list[dict[str, Any]]:
-        """The parameters of every run."""
-        return [dict(zip(self.matrix, values, strict=True)) for values in itertools.product(*self.matrix.values())]
+    apart: dict[str, list[Any]] = field(default_factory=dict)  # a process for each combination
+    together: dict[str, list[Any]] = field(default_factory=dict)  # all in one process
 
     def command(self, params: dict[str, Any]) -> list[str]:
         """The child's command line."""
@@ -95,36 +93,44 @@ def child(
     *,
     judge: Callable[[Result], None] = no_complaint,
     place: Place | None = None,
-    **matrix: list[Any],
+    apart: dict[str, list[Any]] | None = None,
+    **together: list[Any],
 ) -> Any:
     """Make a test of `fn` that runs in a process of its own."""
     if fn is None:
-        return lambda fn: child(fn, judge=judge, place=place, **matrix)
-    case = Case(fn, judge, place or Place(), matrix)
+        return lambda fn: child(fn, judge=judge, place=place, apart=apart, **together)
+    case = Case(fn, judge, place or Place(), apart or {}, together)
 
     def test(request: Any, **params: Any) -> None:
         __tracebackhide__ = True
         case.judge(request.config.stash[POOL_KEY].result(request.node))
 
-    names = ["request", *matrix]
+    names = ["request", *case.apart]
     test.__name__, test.__doc__, test.__module__ = fn.__name__, fn.__doc__, fn.__module__
     test.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # pytest reads it
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
-    if matrix and "pytest" in sys.modules:
+    if apart and "pytest" in sys.modules:
         test.pytestmark = [_parametrized(case)]  # type: ignore[attr-defined]  # pytest reads it
     test.case = case  # type: ignore[attr-defined]  # the child finds its body by it
     return test
 
 
+def combinations(matrix: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """All ways to choose one of each."""
+    return [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
+
+
+def in_words(params: dict[str, Any]) -> str:
+    """Parameters for people."""
+    return " ".join(f"{name}={value}" for name, value in params.items())
+
+
 def _parametrized(case: Case) -> Any:
     import pytest
 
-    rows = [
-        pytest.param(*params.values(), id="-".join(f"{name}={value}" for name, value in params.items()))
-        for params in case.combinations()
-    ]
-    return pytest.mark.parametrize(tuple(case.matrix), rows)
+    rows = [pytest.param(*params.values(), id=in_words(params)) for params in combinations(case.apart)]
+    return pytest.mark.parametrize(tuple(case.apart), rows)
 
 
 POOL_KEY: Any = None  # set by conftest: pytest is not imported here

@@ -1,0 +1,571 @@
+"""Errors: which one comes out, when, and what is left after it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from typing import Any
+
+from overlapped import Retry, UsageError, flow
+from tests.faults.harness import child
+from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, pull_from, took
+
+LANES = ["coroutine", "inline", "thread"]
+
+
+def in_lane(lane: str, plain: Any) -> tuple[Any, dict[str, Any]]:
+    """`plain` as a function for that lane, and the options that go with it."""
+    if lane == "coroutine":
+
+        async def fn(item: Any) -> Any:
+            await asyncio.sleep(0.001)
+            return plain(item)
+
+        return fn, {}
+    return plain, {"on": lane}
+
+
+@child(lane=LANES, ordered=[True, False], at=[0, 7, 19])
+async def test_an_error_comes_out_as_itself_after_the_results_before_it(lane: str, ordered: bool, at: int) -> None:
+    error, calls, got = Boom("mine"), Calls(), []
+
+    def fails(item: int) -> int:
+        with calls.one(item):
+            if item == at:
+                raise error
+            return item
+
+    fn, options = in_lane(lane, fails)
+    items = aiter(flow(range(20)).map(fn, concurrency=4, ordered=ordered, **options))
+    raised = await gather_from(items, got)
+    assert raised is error, repr(raised)
+    assert got == list(range(at)) if ordered else set(got) <= set(range(20)) - {at}
+    assert len(got) == len(set(got))
+    assert calls.now == 0
+    assert f"item {at}" in "".join(error.__notes__)
+    assert error.report is items.report or error.report.record == items.report.record  # type: ignore[attr-defined]
+    assert await gather_from(items, []) is None, "after the error comes the end"
+    await items.aclose()
+
+
+@child(lane=LANES, at=[0, 7, 19])
+def test_in_a_plain_loop_an_error_comes_out_as_itself_too(lane: str, at: int) -> None:
+    error, got = Boom("mine"), []
+
+    def fails(item: int) -> int:
+        if item == at:
+            raise error
+        return item
+
+    fn, options = in_lane(lane, fails)
+    items = iter(flow(range(20)).map(fn, concurrency=4, **options))
+    assert pull_from(items, got) is error
+    assert got == list(range(at))
+    assert pull_from(items, []) is None
+    for how in ("run", "collect"):
+        try:
+            getattr(flow(range(20)).map(fn, concurrency=4, **options), how)()
+        except Boom as raised:
+            assert raised is error, repr(raised)
+
+
+ENDINGS: dict[str, Any] = {
+    "StopIteration": StopIteration("x"),
+    "StopAsyncIteration": StopAsyncIteration("x"),
+    "CancelledError": asyncio.CancelledError("x"),
+    "GeneratorExit": GeneratorExit("x"),
+}
+
+
+@child(lane=LANES, ending=list(ENDINGS), verb=["map", "flat_map", "filter"])
+async def test_what_ends_a_loop_comes_out_of_a_call_as_a_runtime_error(lane: str, ending: str, verb: str) -> None:
+    got: list[Any] = []
+
+    def ends(item: int) -> Any:
+        if item == 3:
+            raise ENDINGS[ending]
+        return [item] if verb == "flat_map" else item + 1
+
+    async def ends_late(item: int) -> Any:
+        await asyncio.sleep(0.001)
+        if item == 3:
+            if ending == "StopIteration":  # a coroutine cannot let it out by itself (PEP 479)
+                await _Awaitable(ENDINGS[ending])
+            raise ENDINGS[ending]
+        return [item] if verb == "flat_map" else item + 1
+
+    fn, options = (ends_late, {}) if lane == "coroutine" else (ends, {"on": lane})
+    stage = getattr(flow(range(10)), verb)(fn, concurrency=2, **options)
+    error = await gather_from(stage, got)
+    assert len(got) == 3, got
+    assert isinstance(error, RuntimeError), repr(error)
+    cause: BaseException | None = error
+    while cause is not None and cause is not ENDINGS[ending]:
+        cause = cause.__cause__
+    assert cause is ENDINGS[ending], "the cause is told"
+
+    report = await stage.arun(on_failure="keep")
+    assert (report.items, report.failed) == (9, 1)
+
+
+class _Awaitable:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __await__(self) -> Any:
+        raise self.error
+        yield
+
+
+@child(lane=LANES, kind=["KeyboardInterrupt", "SystemExit", "own"])
+async def test_what_is_no_exception_ends_the_run_in_keep_mode_too(lane: str, kind: str) -> None:
+    class Own(BaseException):
+        pass
+
+    error: BaseException = {"KeyboardInterrupt": KeyboardInterrupt(), "SystemExit": SystemExit(3), "own": Own()}[kind]
+    calls = Calls()
+
+    def ends(item: int) -> int:
+        with calls.one(item):
+            if item == 5:
+                raise error
+            return item
+
+    fn, options = in_lane(lane, ends)
+    got: list[int] = []
+    items = flow(numbers()).map(fn, concurrency=3, retry=Retry(3), **options).catch(Exception).open(on_failure="keep")
+    try:
+        async with items as running:
+            async for item in running:
+                got.append(item)
+    except BaseException as raised:  # noqa: BLE001 - it is what the test is about
+        assert raised is error, repr(raised)
+    else:
+        raise AssertionError("it was swallowed")
+    assert calls.started.count(5) == 1
+    assert calls.now == 0
+
+
+@child
+async def test_a_call_that_is_cancelled_from_inside_does_not_hang() -> None:
+    async def cancels_itself(item: int) -> int:
+        if item == 3:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        await asyncio.sleep(0.001)
+        return item
+
+    async def waits_for_a_cancelled_one(item: int) -> int:
+        if item == 3:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(future.cancel)
+            await future
+        return item
+
+    for fn in (cancels_itself, waits_for_a_cancelled_one):
+        got: list[int] = []
+        error = await gather_from(flow(range(10)).map(fn, concurrency=3), got)
+        assert isinstance(error, RuntimeError), repr(error)
+        assert isinstance(error.__cause__, asyncio.CancelledError)
+        assert got == [0, 1, 2]
+        report = await flow(range(10)).map(fn, concurrency=3).arun(on_failure="keep")
+        assert (report.items, report.failed) == (9, 1)
+
+
+@child(lane=LANES)
+async def test_all_errors_of_one_moment_can_be_reached(lane: str) -> None:
+    together = threading.Barrier(3)
+
+    async def all_at_once(item: int) -> int:
+        await asyncio.sleep(0.02)
+        raise Boom(item)
+
+    def all_at_once_plain(item: int) -> int:
+        if lane == "thread":
+            together.wait(5)
+        raise Boom(item)
+
+    fn, options = (all_at_once, {}) if lane == "coroutine" else (all_at_once_plain, {"on": lane})
+    try:
+        await flow(range(3)).map(fn, concurrency=3, ordered=False, **options).acollect()
+    except Boom as error:
+        failures = [failure.error.args[0] for failure in error.report.record.failures]  # type: ignore[attr-defined]
+        wanted = [0] if lane == "inline" else [0, 1, 2]  # inline, the first ends it all
+        assert sorted(failures) == wanted
+        notes = " ".join(error.__notes__)
+        assert all(f"item {item}" in notes for item in wanted), notes
+    else:
+        raise AssertionError("no error")
+
+
+@child(lane=LANES, ordered=[True, False])
+async def test_nothing_new_starts_once_a_failure_is_known(lane: str, ordered: bool) -> None:
+    calls = Calls()
+
+    def fails(item: int) -> int:
+        with calls.one(item):
+            if item == 5:
+                raise Boom
+            return item
+
+    fn, options = in_lane(lane, fails)
+    try:
+        await flow(numbers()).map(fn, concurrency=2, ordered=ordered, **options).acollect()
+    except Boom:
+        pass
+    assert max(calls.started) <= 5 + (24 if lane == "thread" else 4), calls.started[-5:]
+
+
+@child(kind=["generator", "iterator", "async", "function", "iter", "async_iterator"], keep=[True, False])
+async def test_a_source_error_comes_after_all_results_and_nothing_turns_it_into_items(kind: str, keep: bool) -> None:
+    error = Boom("the source's")
+
+    class Broken:
+        n = -1
+
+        def __iter__(self) -> Any:
+            if kind == "iter":
+                raise error
+            return self
+
+        def __next__(self) -> int:
+            self.n += 1
+            if self.n == 30:
+                raise error
+            return self.n
+
+    class BrokenAsync:
+        n = -1
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> int:
+            await asyncio.sleep(0)
+            self.n += 1
+            if self.n == 30:
+                raise error
+            return self.n
+
+    def generator() -> Any:
+        yield from range(30)
+        raise error
+
+    async def async_generator() -> Any:
+        for n in range(30):
+            yield n
+        raise error
+
+    def function() -> Any:
+        raise error
+
+    source: Any = {
+        "generator": generator,
+        "iterator": Broken(),
+        "async": async_generator,
+        "function": function,
+        "iter": Broken(),
+        "async_iterator": BrokenAsync(),
+    }[kind]
+    got: list[int] = []
+    stage = flow(source).map(nap, concurrency=4).catch(Exception, replace=-1).map(nap, concurrency=3)
+    raised: BaseException | None = None
+    async with stage.open(on_failure="keep" if keep else "raise") as items:
+        raised = await gather_from(items, got)
+    assert raised is error, repr(raised)
+    assert got == ([] if kind in ("function", "iter") else list(range(30)))
+
+
+@child(ending=[*ENDINGS, "KeyboardInterrupt"], kind=["iterator", "async_iterator"])
+async def test_a_source_cannot_end_a_run_silently(ending: str, kind: str) -> None:
+    error = {**ENDINGS, "KeyboardInterrupt": KeyboardInterrupt()}[ending]
+
+    class Broken:
+        n = 0
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __aiter__(self) -> Any:
+            return self
+
+        def __next__(self) -> int:
+            self.n += 1
+            if self.n > 5:
+                raise error
+            return self.n
+
+        async def __anext__(self) -> int:
+            return self.__next__()
+
+    class OnlySync:
+        def __iter__(self) -> Any:
+            return Broken()
+
+    if (kind, ending) in (("iterator", "StopIteration"), ("async_iterator", "StopAsyncIteration")):
+        return  # that is how they end
+    got: list[int] = []
+    source: Any = Broken() if kind == "async_iterator" else OnlySync()
+    with took(5):
+        raised = await gather_from(flow(source).map(nap), got)
+    if ending == "KeyboardInterrupt":
+        assert raised is error, repr(raised)
+    else:
+        assert isinstance(raised, RuntimeError), repr(raised)
+        assert got == [1, 2, 3, 4, 5]
+
+
+@child(kind=["thread", "async", "send"], keep=[True, False])
+async def test_an_error_in_a_through_generator_comes_after_all_results(kind: str, keep: bool) -> None:
+    error = Boom("the generator's")
+
+    def over(items: Any) -> Any:
+        for item in items:
+            if item == 20:
+                raise error
+            yield item
+
+    async def over_async(items: Any) -> Any:
+        async for item in items:
+            if item == 20:
+                raise error
+            yield item
+
+    def send() -> Any:
+        item = yield
+        while True:
+            if item == 20:
+                raise error
+            item = yield item
+
+    stage: Any = {"thread": over, "async": over_async, "send": send}[kind]
+    got: list[int] = []
+    chain = flow(async_numbers()).map(nap, concurrency=3).through(stage).catch(Exception).map(nap, concurrency=3)
+    async with chain.open(on_failure="keep" if keep else "raise") as items:
+        raised = await gather_from(items, got)
+    assert raised is error, repr(raised)
+    assert got == list(range(20))
+
+
+@child(kind=["thread", "async"])
+async def test_failures_pass_a_through_generator_by(kind: str) -> None:
+    async def fails_at_5(item: int) -> int:
+        if item == 5:
+            raise Boom
+        return item
+
+    def over(items: Any) -> Any:
+        for item in items:
+            yield item * 10
+
+    async def over_async(items: Any) -> Any:
+        async for item in items:
+            yield item * 10
+
+    got: list[int] = []
+    chain = flow(range(10)).map(fails_at_5, concurrency=2).through(over if kind == "thread" else over_async)
+    error = await gather_from(chain, got)
+    assert isinstance(error, Boom)
+    assert got == [0, 10, 20, 30, 40]
+    kept = await chain.acollect(on_failure="keep")
+    assert kept == [n * 10 for n in range(10) if n != 5]
+
+
+class Slotted(Exception):  # noqa: N818 - slots on the way to Exception
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class Hostile(Exception):
+    """Every question about it raises."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("compared")
+
+    def __bool__(self) -> bool:
+        raise AssertionError("asked for truth")
+
+    def __str__(self) -> str:
+        raise AssertionError("asked for a str")
+
+    __repr__ = __str__
+
+    def add_note(self, note: str) -> None:
+        raise AssertionError("noted")
+
+
+@child(lane=LANES, kind=["slotted", "hostile", "shared"])
+async def test_odd_exceptions_come_out_as_themselves(lane: str, kind: str) -> None:
+    error = Slotted("odd") if kind == "slotted" else Hostile("odd") if kind == "hostile" else Boom("shared")
+
+    def fails(item: int) -> int:
+        if item >= 3:
+            raise error
+        return item
+
+    fn, options = in_lane(lane, fails)
+    for _ in range(3):
+        got: list[int] = []
+        raised = await gather_from(flow(range(10)).map(fn, concurrency=3, **options), got)
+        assert raised is error, type(raised)
+        assert got == [0, 1, 2]
+    report = await flow(range(10)).map(fn, concurrency=3, **options).arun(on_failure="keep")
+    assert (report.items, report.failed) == (3, 7)
+    assert len(getattr(error, "__notes__", ())) < 40
+
+
+class Odd:
+    """An item of which every question raises."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("compared")
+
+    def __bool__(self) -> bool:
+        raise AssertionError("asked for truth")
+
+    def __len__(self) -> int:
+        raise AssertionError("asked for its length")
+
+    def __repr__(self) -> str:
+        raise AssertionError("asked for a repr")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"asked for {name}")
+
+
+@child(lane=LANES)
+async def test_items_are_not_looked_into(lane: str) -> None:
+    fn, options = in_lane(lane, lambda item: item)
+    chain = flow([Odd(n) for n in range(50)]).map(fn, **options).tap(fn, **options).skip(0).batch(3).flatten().take(40)
+    got = await chain.acollect()
+    assert [item.n for item in got] == list(range(40))
+    if lane != "coroutine":
+        return
+
+    async def fails(item: Odd) -> Odd:
+        if item.n == 5:
+            raise Boom
+        return item
+
+    error = await gather_from(flow([Odd(n) for n in range(50)]).map(fails), [])
+    assert isinstance(error, Boom)
+
+
+@child(lane=LANES)
+async def test_exceptions_that_are_results_are_values(lane: str) -> None:
+    values = [Boom(1), StopIteration(2), KeyboardInterrupt(), asyncio.CancelledError(), None, NotImplemented, Ellipsis]
+    fn, options = in_lane(lane, lambda item: item)
+    got = await flow(values).map(fn, **options).flat_map(lambda item: [item]).acollect()
+    assert all(one is other for one, other in zip(got, values, strict=True))
+
+
+@child
+async def test_groups_of_errors_come_out_as_themselves() -> None:
+    group = ExceptionGroup("two", [Boom(1), Boom(2)])
+    deadly = BaseExceptionGroup("worse", [Boom(1), KeyboardInterrupt()])
+
+    async def fails(item: BaseException) -> None:
+        raise item
+
+    assert await gather_from(flow([group]).map(fails), []) is group
+    assert await gather_from(flow([deadly]).map(fails), []) is deadly
+
+
+@child(where=["open", "enter", "close", "aclose"])
+async def test_a_resource_that_fails_is_told(where: str) -> None:
+    error, pulled = Boom(where), []
+
+    class Resource:
+        async def __aenter__(self) -> Any:
+            if where == "enter":
+                raise error
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            if where == "aclose":
+                raise error
+
+        def close(self) -> None:
+            if where == "close":
+                raise error
+
+    def make() -> Any:
+        if where == "open":
+            raise error
+        return Resource()
+
+    def source() -> Any:
+        for n in range(3):
+            pulled.append(n)
+            yield n
+
+    async def uses(item: int, session: Any) -> int:
+        return item
+
+    got: list[int] = []
+    raised = await gather_from(flow(source).map(uses).using(session=make), got)
+    assert raised is error, repr(raised)
+    opened = where in ("close", "aclose")
+    assert got == ([0, 1, 2] if opened else [])
+    assert bool(pulled) == opened
+
+
+@child
+def test_a_progress_function_that_fails_loses_no_items() -> None:
+    def fails(record: Any) -> None:
+        raise Boom
+
+    got: list[int] = []
+    try:
+        flow(range(50)).tap(got.append, on="inline").run(progress=fails)
+    except Boom:
+        pass
+    assert got == list(range(50))
+
+
+@child(lane=LANES)
+def test_a_usage_error_of_the_first_call_is_raised_not_hung(lane: str) -> None:
+    def gives_a_generator(item: int) -> Any:
+        return (n for n in range(item))
+
+    fn, options = in_lane(lane, gives_a_generator)
+    if lane == "coroutine":
+        return
+    with took(3):
+        try:
+            flow(itertools.count()).map(fn, **options).run()
+        except UsageError as error:
+            assert "flat_map" in str(error)
+        else:
+            raise AssertionError("not told")
+
+
+@child
+def test_an_error_while_a_thread_call_runs_waits_for_that_call_but_not_for_the_rest() -> None:
+    calls = Calls()
+
+    def slow(item: int) -> int:
+        with calls.one(item):
+            time.sleep(0.3 if item == 1 else 0.01)
+            if item == 2:
+                raise Boom
+        return item
+
+    with took(1.2):
+        got: list[int] = []
+        error = pull_from(iter(flow(numbers()).map(slow, concurrency=3)), got)
+    assert isinstance(error, Boom)
+    assert got == [0, 1]
+    assert calls.now == 0
