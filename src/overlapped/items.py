@@ -162,7 +162,7 @@ class _Bridge:
         self._flow = flow
         self._options = options
         self._answers: queue.SimpleQueue[list[object] | None] = queue.SimpleQueue()
-        self._is_asked = False
+        self._is_asked = self._is_told = self._is_answering = False
         self.run: Run | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.outcome: BaseException | None = None
@@ -197,14 +197,22 @@ class _Bridge:
 
     def _answer(self) -> None:
         run = self.run
-        if run is None or not self._is_asked:
+        self._is_told = True
+        if run is None or self._is_answering:  # from inside: what it takes from has just told it something
             return
-        chunk = run.take()
-        if chunk:
-            self._is_asked = False
-            self._answers.put(chunk)
-        elif run.is_over:
-            run.stop()
+        self._is_answering = True
+        try:
+            while self._is_asked and self._is_told:
+                self._is_told = False
+                if chunk := run.take():
+                    self._is_asked = False
+                    self._answers.put(chunk)
+                elif run.is_over:
+                    run.stop()
+        except BaseException as error:  # noqa: BLE001 - nobody above this callback would hear of it
+            run.abort(error)
+        finally:
+            self._is_answering = False
 
     # -- in any other thread ---------------------------------------------------------------------------
 
@@ -380,23 +388,50 @@ def run_here(work: Any) -> Any:
         raise UsageError(
             "a blocking call on the loop of a run would stop that run; write await flow.arun(), await flow.acollect()"
         )
-    answers: list[Any] = []
+    elsewhere = _Elsewhere(work)
+    return elsewhere.result()
 
-    def other_thread() -> None:
+
+class _Elsewhere:
+    """A blocking call under somebody's running loop (a notebook): its loop runs in a thread of its own."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self._cancel: Any = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._serve,), name="overlapped:loop", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
-                answers.extend((True, runner.run(work())))
+                self._value = runner.run(self._live())
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            answers.extend((False, error))
+            self._error = error
 
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(other_thread,), name="overlapped:loop", daemon=True)
-    thread.start()
-    thread.join()
-    is_fine, value = answers
-    if not is_fine:
-        raise value
-    return value
+    async def _live(self) -> Any:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        return await self._work()
+
+    def result(self) -> Any:
+        """Wait for it; Ctrl-C cancels it and is raised once nothing of it is left."""
+        try:
+            self._thread.join()
+        except BaseException:
+            if self._cancel is not None:
+                try:
+                    self._cancel()
+                except RuntimeError:
+                    pass  # its loop is closed: it has just ended
+            self._thread.join()
+            raise
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 def _let_go(life: Run | _Bridge, pid: int) -> None:

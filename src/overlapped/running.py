@@ -102,6 +102,7 @@ class Run(Scope):
         self.items = 0
         self.error: BaseException | None = None
         self.raised: Failure | None = None
+        self.has_started = False  # the resources are open, so the source may be pulled
         self.is_over = False  # nothing more will be delivered
         self.is_drained = False
         self.is_cut_short = False
@@ -123,6 +124,7 @@ class Run(Scope):
             for open_ in self.openers:
                 await open_()
             if not self.end.done():
+                self.has_started = True
                 self.chain.start()
                 self._watch_progress()
                 self._heard()
@@ -216,7 +218,7 @@ class Run(Scope):
 
     def take(self) -> list[object]:
         """Results that are ready; failures among them are raised (kept) by what this run does with failures."""
-        while not self.is_over:
+        while self.has_started and not self.is_over:
             chunk = self.chain.take(DELIVERED_AT_ONCE)
             if not chunk:
                 self.is_over = self.chain.ended

@@ -26,17 +26,19 @@ class Feed:
     So there is nothing to cancel half-way: a consumer that is cancelled while it waits loses nothing.
     Contract, checked by `overlapped.testing.check_stage`:
 
-    - `take(want)` returns at most about `want` items that are ready now, `[]` if there are none, and
+    - `take(want)` returns at most `want` items that are ready now, `[]` if there are none, and
       releases the items taken before (they no longer count in anyone's look-ahead).
     - After `[]` with `ended` False the listener is called at least once when that changes. It may be
       called for nothing.
     - `ended` True: `take` will return `[]` for ever.
     - `demand(total)`: at most `total` items, failures included, will be taken in all.
-    - `halt()`: nothing more will be taken; stop pulling and cancel what runs. May be called twice.
+    - `halt()`: nothing more will be taken; stop pulling and cancel what runs. May be called twice, and
+      calls no listener: it is called from inside a `take`.
     """
 
     ended: bool = False
     is_empty: bool = False  # known before the start: nothing will ever come, so nothing need be opened
+    gathers: bool = False  # the longer nobody takes, the more a chunk holds: ask only when something can start
     is_free: bool = False  # pulling ahead costs nothing and nobody can see it: a list, a range
     notify: Callable[[], None] = staticmethod(_nobody)
 

@@ -114,18 +114,18 @@ class Ported:
         self.on_awaitable = on_awaitable
         self.pending: dict[int, Job] = {}
         self.held: dict[Job, asyncio.TimerHandle] = {}
-        self.lost: set[int] = set()
+        self.lost: dict[int, Job] = {}
         self.overdue: set[int] = set()  # those of the lost whose time was up
         self.unacknowledged: dict[int, int] = {}  # partial results of calls that go on
         self.limit = 0
         self.total_cpu_s = 0.0
         self.backlog: deque[Job] = deque()  # admitted, but taken back from the port: they start first
         self.is_given_up = False
-        self.is_pumping = False
+        self.is_pumping = self.is_woken = False
         self.is_open = False
         self.retired: Callable[[], None] | None = None
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire)
-        self.one_by_one = crew.bucket is not None or crew.keys is not None
+        self.one_by_one = crew.bucket is not None or crew.keys is not None or crew.up.gathers
         crew.scope.closers.append(self.close)
 
     # -- the shape, seen from the crew ---------------------------------------------------------------
@@ -138,12 +138,17 @@ class Ported:
 
     def wake(self) -> None:
         """Fill the port with whatever may be called."""
-        if self.is_pumping or not self.is_open or self.crew.scope.closing:
+        if not self.is_open or self.crew.scope.closing:
+            return
+        self.is_woken = True
+        if self.is_pumping:  # from inside: what it pulls from has just told it something
             return
         self.is_pumping = True
         try:
-            self._let_parts_go()
-            self._pump()
+            while self.is_woken:
+                self.is_woken = False
+                self._let_parts_go()
+                self._pump()
         finally:
             self.is_pumping = False
         self.crew.check_end()
@@ -180,8 +185,8 @@ class Ported:
     def _lose(self, running: Running) -> None:
         """Its item needs no answer any more; its slot stays taken until the call ends."""
         crew = self.crew
-        self._forget(running.index)
-        self.lost.add(running.index)
+        self.lost[running.index] = self.pending.pop(running.index)
+        self.unacknowledged.pop(running.index, None)
         crew.calls += 1
         crew.service_s += crew.scope.clock() - running.started_s
 
@@ -351,12 +356,15 @@ class Ported:
 
     def _end_lost(self, outcome: Outcome) -> None:
         """A call whose item has been given up has ended: its slot is free again."""
-        self.lost.discard(outcome.number)
+        crew, job = self.crew, self.lost.pop(outcome.number, None)
+        was_overdue = outcome.number in self.overdue
         self.overdue.discard(outcome.number)
-        if outcome.kind == "error" and isinstance(outcome.value, BaseException):
-            crew = self.crew
-            if crew.is_closed and outcome.number > crew.last:
-                crew.fail(Job(outcome.number, None), crew.own_error(outcome.value))
+        if job is None or outcome.kind != "error" or was_overdue:
+            return
+        if crew.scope.is_failing:  # it was cancelled for another item's failure, and has failed as well
+            crew.fail(job, crew.own_error(outcome.value))
+        else:
+            crew.scope.cleanup_errors.append(outcome.value)
 
     # -- results in parts (flat_map over generators) -----------------------------------------------------
 
@@ -387,7 +395,7 @@ class Ported:
     def _expire(self, running: Running) -> None:
         """The item fails at once and for good: its call may still be at work, so it is not made again."""
         crew = self.crew
-        job = self.pending.pop(running.index, None)
+        job = self.pending.get(running.index)
         if job is None:
             return
         error = crew.timed_out()
@@ -395,7 +403,7 @@ class Ported:
         if crew.learns:
             crew.learn(running.started_s, crew.scope.clock(), "drop", self.limit, binding=True)
         if self.port.cancel(running.index):
-            self.lost.discard(running.index)
+            del self.lost[running.index]
         else:
             self.overdue.add(running.index)
             error.add_note(

@@ -257,15 +257,18 @@ class TaskFeed(Buffered):
         """Cancel the task; it closes the iterator."""
         self.ended = True
         self.buffer.clear()
-        self.drain()
+        self._cancel()
 
     def drain(self) -> None:
         """Cancel the pull that is under way; deliver what has been produced."""
+        self._cancel()
+        self.is_listening = True
+        self.hear()
+
+    def _cancel(self) -> None:
         self.is_finished = True
         if self._task is not None:
             self._task.cancel()
-        self.is_listening = True
-        self.hear()
 
     async def _pull(self) -> None:
         iterator: Any = None

@@ -34,6 +34,7 @@ class BatchFeed(Through):
         super().__init__(up)
         self.scope = scope
         self.size = size
+        self.gathers = size is None
         self.linger_s = linger_s
         self.is_fatal = is_fatal
         self.open: list[object] = []
@@ -43,6 +44,7 @@ class BatchFeed(Through):
     def take(self, want: int) -> list[object]:
         """Full batches; with AUTO whatever has queued, since whoever asks is idle."""
         if want <= 0:
+            self.up.take(0)
             return []
         size = MOST_AUTO if self.size is None else self.size
         rounds = 0

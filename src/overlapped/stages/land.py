@@ -75,7 +75,7 @@ class LandFeed(Through):
 
     def take(self, want: int) -> list[object]:
         """What has been written."""
-        if want <= 0:
+        if want <= 0 or self.ended:
             return []
         chunk = [self.done.popleft() for _ in range(min(want, len(self.done)))]
         self._pump()

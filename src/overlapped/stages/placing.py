@@ -71,8 +71,9 @@ class Placing:
         self.names = [n for n in described.wants if n in seat.resources]
         self.per_worker = [n for n in self.names if n in seat.per_worker]
         self.judged: list[tuple[float, float]] | None = None
-        if self.is_auto and described.kind == "plain" and crew.spec.timeout_s is None and not crew.spec.many:
-            self.judged = []
+        may_move = self.is_auto and described.kind == "plain" and not crew.spec.many
+        if may_move and crew.spec.timeout_s is None and (crew.learns or crew.limit > 1):
+            self.judged = []  # with concurrency=1 it is one thread from the first call to the last
 
     def shape(self) -> Shape:
         """The shape to begin with."""

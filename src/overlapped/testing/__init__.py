@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from overlapped.testing.clock import Deadlock, VirtualLoop, run, virtual
 from overlapped.testing.contracts.controller import check_controller
+from overlapped.testing.contracts.lane import check_lane
 from overlapped.testing.contracts.sink import check_sink
 from overlapped.testing.contracts.stage import check_stage
 from overlapped.testing.gauge import Gauge
@@ -16,6 +17,7 @@ __all__ = [
     "ServiceFailed",
     "VirtualLoop",
     "check_controller",
+    "check_lane",
     "check_sink",
     "check_stage",
     "run",
