@@ -155,7 +155,7 @@ class _Check:
 
     async def rest(self) -> None:
         """Long enough for everything that still happens by itself."""
-        await asyncio.sleep(0.02 if self.in_real_time else 3600)
+        await asyncio.sleep(0.01 if self.in_real_time else 3600)
 
     def describes(self, stage: Stage) -> None:
         """What it says of itself."""
