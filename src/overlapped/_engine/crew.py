@@ -35,6 +35,11 @@ MAX_UNTAKEN_BYTES: Final = 64 * 2**20
 FREE_CHUNK: Final = 1_024
 """Items taken at once from a feed whose pulling nobody can see (a list): spreads the cost of a refill."""
 
+SHORT_CALL_S: Final = 100e-6
+SAMPLED: Final = 16
+"""Of calls shorter than 100 us the controller is shown one in 16: it works with means, and a sample costs
+more (5 us) than such a call (benchmarks/features.py)."""
+
 MAX_DECISIONS: Final = 1_000
 """Changes of the limit that are kept for the report."""
 

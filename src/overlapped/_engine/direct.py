@@ -8,7 +8,7 @@ from collections import deque
 from operator import length_hint
 from typing import TYPE_CHECKING, Final
 
-from overlapped._engine.crew import Job
+from overlapped._engine.crew import SAMPLED, SHORT_CALL_S, Job
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.failure import Failure
 from overlapped._engine.scope import running_task
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from overlapped._engine.crew import Crew
+    from overlapped.control.base import Outcome
 
 LONG_INLINE_CALL_S: Final = 0.010
 """One inline call as long as this sends a stage's calls back to threads for good (DESIGN.md rule 14)."""
@@ -141,7 +142,7 @@ class Direct:
         clock, turn = crew.scope.clock, crew.scope.turn
         late, put, ordered = crew.late, crew.out.append, crew.spec.ordered
         is_plain = crew.keys is None and crew.bucket is None and not crew.spec.many and crew.spec.verb != "filter"
-        learns = self.learns or crew.spec.bounds_bytes
+        learns, weighs = self.learns, crew.spec.bounds_bytes
         assert slot.task is not None
         has_cancel = slot.task.cancelling
         calls, service_s = 0, 0.0
@@ -172,8 +173,10 @@ class Direct:
                             service_s += now - started
                             if has_cancel():
                                 await self._absorb(slot)
-                            if learns:
-                                self._learn(slot, started, now, result)
+                            if learns and (now - started > SHORT_CALL_S or not index % SAMPLED):
+                                self._learn(slot, started, now, "ok")
+                            if weighs and (result.__class__ is bytes or result.__class__ is str):
+                                crew.weigh_result(result)
                             if not ordered or index == crew.head:
                                 put(result)
                                 if ordered:
@@ -278,7 +281,7 @@ class Direct:
 
     # -- one item, with everything that may happen to it ------------------------------------------------
 
-    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:  # noqa: C901 - one story
+    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:  # noqa: C901, PLR0912 - one story
         """Bring an item to its end: key, pause, rate, attempts, retries. `error`: its first attempt's, if made."""
         crew = self.crew
         slot.index = job.index
@@ -302,7 +305,8 @@ class Direct:
             if started != math.inf:
                 crew.calls += 1
                 crew.service_s += now - started
-                self._learn_failure(slot, started, now, error)
+                if self.learns:
+                    self._learn(slot, started, now, crew.outcome_of(error))
             delay = None if job.has_emitted else crew.judge(job, error)
             if delay is None and crew.splits(job, error):
                 delay = 0.0
@@ -349,8 +353,10 @@ class Direct:
         crew.service_s += now - started
         if slot.task is not None and slot.task.cancelling():
             await self._absorb(slot)
-        if self.learns or crew.spec.bounds_bytes:
-            self._learn(slot, started, now, result)
+        if crew.spec.bounds_bytes:
+            crew.weigh_result(result)
+        if self.learns:
+            self._learn(slot, started, now, "ok")
         return result
 
     async def _emit(self, slot: _Slot, job: Job, items: list[object]) -> None:
@@ -417,17 +423,8 @@ class Direct:
 
     # -- what the controller sees -----------------------------------------------------------------------
 
-    def _learn(self, slot: _Slot, started: float, now: float, result: object) -> None:
-        crew = self.crew
-        if crew.spec.bounds_bytes:
-            crew.weigh_result(result)
-        if self.learns:
-            crew.learn(started, now, "ok", slot.in_flight, binding=not self.idle)
-
-    def _learn_failure(self, slot: _Slot, started: float, now: float, error: BaseException) -> None:
-        crew = self.crew
-        if self.learns:
-            crew.learn(started, now, crew.outcome_of(error), slot.in_flight, binding=not self.idle)
+    def _learn(self, slot: _Slot, started: float, now: float, outcome: Outcome) -> None:
+        self.crew.learn(started, now, outcome, slot.in_flight, binding=not self.idle)
 
 
 def _wake_one(waiters: deque[asyncio.Future[None]]) -> bool:

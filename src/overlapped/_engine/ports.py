@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from overlapped._engine.callables import is_awaitable, is_generator
-from overlapped._engine.crew import Job
+from overlapped._engine.crew import SAMPLED, SHORT_CALL_S, Job
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.scope import GRACE_S
 from overlapped.errors import StuckCalls
@@ -344,7 +344,7 @@ class Ported:
             self._hold(job, delay)
 
     def _learn(self, outcome: Outcome, kind: Literal["ok", "ignore", "drop"]) -> None:
-        if self.crew.learns:
+        if self.crew.learns and (outcome.ended_s - outcome.started_s > SHORT_CALL_S or not outcome.number % SAMPLED):
             binding = len(self.pending) + len(self.held) >= self.limit
             self.crew.learn(outcome.started_s, outcome.ended_s, kind, outcome.in_flight, binding=binding)
 
