@@ -1,0 +1,156 @@
+"""Rule 11: each attempt takes a rate token before its time-out clock starts; a Rate is one budget of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from overlapped import Rate, Retry, UsageError
+from overlapped.testing import virtual
+from tests.rules.kit import Calls, aoutcome, arriving, flow, in_lane, merge, now_s, outcome, same
+
+
+@virtual
+async def test_calls_start_evenly_spaced(ordered, limit):
+    calls = Calls(service_s=0.0)
+    await flow(range(5)).map(calls, concurrency=limit, ordered=ordered, rate=Rate(4, per_s=1)).acollect()
+    assert calls.started == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+
+
+@virtual
+async def test_burst_calls_may_start_at_once_after_a_quiet_time(limit):
+    calls = Calls(service_s=0.0)
+    rate = Rate(1, per_s=1, burst=3)
+    await flow(arriving(*[0] * 5, 20, 20, 20, 20)).map(calls, concurrency=limit, rate=rate).acollect()
+    assert [at for _, at in calls.started] == [0, 0, 0, 1, 2, 20, 20, 20, 21]
+
+
+@virtual
+async def test_slow_calls_overlap_under_a_rate():
+    calls = Calls(service_s=10.0)
+    await flow(range(4)).map(calls, concurrency=4, rate=Rate(1, per_s=1)).acollect()
+    assert [at for _, at in calls.started] == [0, 1, 2, 3]
+    assert now_s() == 13.0
+
+
+@virtual
+async def test_concurrency_and_rate_hold_both():
+    calls = Calls(service_s=3.0)
+    await flow(range(4)).map(calls, concurrency=2, rate=Rate(1, per_s=1)).acollect()
+    assert [at for _, at in calls.started] == [0, 1, 3, 4]
+    assert calls.peak == 2
+
+
+@virtual
+async def test_every_attempt_takes_a_token(ordered):
+    calls = Calls(service_s=0.0, fails=lambda n, attempt: ValueError(n) if n == 0 and attempt < 3 else None)
+    retry = Retry(attempts=3, base_s=0.0)
+    await flow(range(2)).map(calls, concurrency=1, ordered=ordered, rate=Rate(1, per_s=1), retry=retry).acollect()
+    assert calls.started == [(0, 0.0), (0, 1.0), (0, 2.0), (1, 3.0)]
+
+
+@virtual
+async def test_waiting_for_a_token_is_queueing_not_service(ordered):
+    calls = Calls(service_s=0.25)
+    chain = flow(range(5)).map(calls, concurrency=5, ordered=ordered, rate=Rate(1, per_s=1), timeout_s=0.5)
+    report = await chain.arun()
+    assert report.items == 5  # nobody ran into the time-out while waiting
+    (stage,) = report.stages
+    assert stage.service_s == pytest.approx(5 * 0.25)
+    assert stage.timeouts == 0
+    assert [at for _, at in calls.started] == [0, 1, 2, 3, 4]
+
+
+@virtual
+async def test_one_rate_in_two_stages_is_one_budget():
+    first, second = Calls(service_s=0.0), Calls(service_s=0.0)
+    rate = Rate(1, per_s=1)
+    chain = flow(range(3)).map(first, rate=rate, concurrency=1).map(second, rate=rate, concurrency=1)
+    assert await chain.acollect() == [0, 1, 2]
+    starts = sorted(at for _, at in first.started + second.started)
+    assert starts == [0, 1, 2, 3, 4, 5]
+
+
+@virtual
+async def test_two_rates_of_the_same_size_are_two_budgets():
+    first, second = Calls(service_s=0.0), Calls(service_s=0.0)
+    chain = flow(range(3)).map(first, rate=Rate(1), concurrency=1).map(second, rate=Rate(1), concurrency=1)
+    await chain.acollect()
+    assert [at for _, at in first.started] == [0, 1, 2]
+    assert [at for _, at in second.started] == [0, 1, 2]
+
+
+@virtual
+async def test_the_flows_of_a_merge_share_a_rate_too():
+    calls = Calls(service_s=0.0)
+    rate = Rate(1, per_s=1)
+    one, two = (flow(items).map(calls, rate=rate, concurrency=2) for items in (["a", "b"], ["c", "d"]))
+    await merge(one, two).acollect()
+    assert sorted(at for _, at in calls.started) == [0, 1, 2, 3]
+
+
+@virtual
+async def test_the_state_of_a_rate_lives_in_the_run():
+    calls = Calls(service_s=0.0)
+    chain = flow(range(3)).map(calls, rate=Rate(1, per_s=1, burst=2), concurrency=1)
+    await chain.acollect()
+    await chain.acollect()  # a second run starts with a full bucket
+    assert [at for _, at in calls.started] == [0, 0, 1, 1, 1, 2]
+
+
+@virtual
+async def test_two_runs_at_once_have_a_budget_each():
+    calls = Calls(service_s=0.0)
+    chain = flow(range(3)).map(calls, rate=Rate(1, per_s=1), concurrency=1)
+    await asyncio.gather(chain.acollect(), chain.acollect())
+    assert sorted(at for _, at in calls.started) == [0, 0, 1, 1, 2, 2]
+
+
+@virtual
+async def test_a_weight_takes_as_many_tokens():
+    calls = Calls(service_s=0.0)
+    rate = Rate(1, per_s=1, weigh=lambda n: n)
+    await flow([2, 1, 3, 1]).map(calls, rate=rate, concurrency=1).acollect()
+    assert [at for _, at in calls.started] == [0, 2, 3, 6]
+
+
+def test_a_bad_weight_is_that_items_failure(lane, ordered):
+    chain = flow([1, -1, 2]).map(
+        in_lane(lane, same), on=lane, ordered=ordered, rate=Rate(1000, burst=100, weigh=lambda n: n)
+    )
+    report = chain.run(on_failure="keep")
+    assert report.items == 2
+    (failure,) = report.failures
+    assert (failure.item, type(failure.error)) == (-1, UsageError)
+
+
+def test_rates_hold_in_every_lane(lane, way, limit):
+    started: list[float] = []
+
+    def fn(n):
+        started.append(time.perf_counter())
+        return n
+
+    chain = flow(range(6)).map(in_lane(lane, fn), on=lane, concurrency=limit, rate=Rate(50, per_s=1))
+    values, error = outcome(chain, way)
+    assert (values, error) == (list(range(6)), None)
+    # A token may be used late, never early; so no more than k + 1 starts within k intervals.
+    assert started[-1] - started[0] >= 5 * 0.02 - 0.015
+    assert len(started) == 6
+
+
+@virtual
+async def test_a_rate_and_a_failure_end_together(ordered):
+    calls = Calls(service_s=0.25, fails=lambda n, _: ValueError(n) if n == 0 else None)
+    _, error = await aoutcome(flow(range(50)).map(calls, concurrency=5, ordered=ordered, rate=Rate(1, per_s=1)))
+    assert type(error) is ValueError
+    assert calls.starts == [0]
+    assert now_s() == 0.25
+
+
+@pytest.mark.parametrize("rate", [5, "5/s", Rate])
+def test_what_is_no_rate_is_refused_when_written(rate):
+    with pytest.raises(UsageError, match="rate"):
+        flow([1]).map(same, rate=rate)
