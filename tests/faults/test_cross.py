@@ -1,0 +1,335 @@
+"""Every kind of stage before every kind, under every fault, in both orders.
+
+One process runs all pairs of kinds for one fault and order. Each pair: no hang, the right exception as itself,
+the results before it (ordered), and afterwards no task, thread or descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from overlapped import Flow, flow
+from tests.faults.harness import child
+from tests.faults.kit import Boom, gather_from, pull_from
+
+KINDS = ["coroutine", "inline", "thread", "flat_map", "async_flat_map", "through", "async_through", "send"]
+ORDERS = {"ordered": [True, False]}
+AT = 30  # the item that fails
+ENOUGH_S = 4.0
+SOON_S = 0.1
+
+
+def stage(chain: Flow[int], kind: str, *, ordered: bool, error: BaseException | None = None) -> Flow[int]:
+    """`chain` with one more stage of that kind, which passes items on, or fails at one."""
+
+    def check(item: int) -> int:
+        if error is not None and item == AT:
+            raise error
+        return item
+
+    async def awaited(item: int) -> int:
+        try:
+            await asyncio.sleep(0.001 * (item % 3))
+        finally:
+            await asyncio.sleep(0)
+        return check(item)
+
+    def short(item: int) -> int:
+        return check(item)
+
+    def blocks(item: int) -> int:
+        time.sleep(0.001 * (item % 3))
+        return check(item)
+
+    def parts(item: int) -> Any:
+        yield check(item)
+
+    async def async_parts(item: int) -> Any:
+        await asyncio.sleep(0)
+        yield check(item)
+
+    def over(items: Any) -> Any:
+        for item in items:
+            yield check(item)
+
+    async def over_async(items: Any) -> Any:
+        async for item in items:
+            yield check(item)
+
+    def sent() -> Any:
+        item = yield
+        while True:
+            item = yield check(item)
+
+    options: dict[str, Any] = {"concurrency": 3, "ordered": ordered}
+    if kind in ("flat_map", "async_flat_map"):
+        return chain.flat_map(parts if kind == "flat_map" else async_parts, **options)
+    if kind in ("through", "async_through", "send"):
+        return chain.through({"through": over, "async_through": over_async, "send": sent}[kind])
+    fn: Any = {"coroutine": awaited, "inline": short, "thread": blocks}[kind]
+    return chain.map(fn, on=kind, **options)
+
+
+def source(second: str, stop: int | None = None, error: BaseException | None = None) -> Any:
+    """A source whose own kind changes with the second stage's, so that each meets each."""
+
+    def numbers() -> Any:
+        n = 0
+        while stop is None or n < stop:
+            yield n
+            n += 1
+        if error is not None:
+            raise error
+
+    async def async_numbers() -> Any:
+        for n in numbers():
+            yield n
+            await asyncio.sleep(0)
+
+    return async_numbers if KINDS.index(second) % 2 else numbers
+
+
+def expect(raised: BaseException | None, error: BaseException | None, got: list[int], *, ordered: bool) -> None:
+    """The error as itself; in order, all results before it; none twice."""
+    assert raised is error, repr(raised)
+    assert len(set(got)) == len(got)
+    assert not ordered or got == list(range(AT)), got
+
+
+async def nothing_is_left(*, soon: bool = False) -> None:
+    """No task and no thread of ours: at once, or soon after a bare break."""
+    deadline = time.monotonic() + (2 if soon else SOON_S)
+    while True:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("overlapped")]
+        if not tasks and not threads:
+            return
+        assert time.monotonic() < deadline, f"left: {tasks} {threads}"
+        await asyncio.sleep(0.001)
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+async def test_an_error_in_the_first_stage(first: str, second: str, ordered: bool) -> None:
+    error, got = Boom(), []
+    chain = stage(flow(source(second)), first, ordered=ordered, error=error)
+    items = aiter(stage(chain, second, ordered=ordered))
+    raised = await asyncio.wait_for(gather_from(items, got), ENOUGH_S)
+    expect(raised, error, got, ordered=ordered)
+    await nothing_is_left()
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+async def test_an_error_in_the_last_stage(first: str, second: str, ordered: bool) -> None:
+    error, got = Boom(), []
+    chain = stage(flow(source(second)), first, ordered=ordered)
+    items = aiter(stage(chain, second, ordered=ordered, error=error))
+    raised = await asyncio.wait_for(gather_from(items, got), ENOUGH_S)
+    expect(raised, error, got, ordered=ordered)
+    await nothing_is_left()
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+async def test_an_error_in_the_source(first: str, second: str, ordered: bool) -> None:
+    error, got = Boom(), []
+    chain = stage(flow(source(second, AT, error)), first, ordered=ordered)
+    items = aiter(stage(chain, second, ordered=ordered))
+    raised = await asyncio.wait_for(gather_from(items, got), ENOUGH_S)
+    assert sorted(got) == list(range(AT)), "all earlier results come first, in both orders"
+    expect(raised, error, got, ordered=ordered)
+    await nothing_is_left()
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+async def test_failures_that_are_kept(first: str, second: str, ordered: bool) -> None:
+    error, got = Boom(), []
+    chain = stage(flow(source(second, 2 * AT)), first, ordered=ordered, error=error)
+    async with stage(chain, second, ordered=ordered).open(on_failure="keep") as items:
+        raised = await asyncio.wait_for(gather_from(items, got), ENOUGH_S)
+    if first in ("through", "async_through", "send"):  # its frame is dead
+        expect(raised, error, got, ordered=ordered)
+    else:
+        assert raised is None
+        assert sorted(got) == [n for n in range(2 * AT) if n != AT]
+        assert not ordered or got == sorted(got)
+        assert [failure.error for failure in items.report.record.failures] == [error]
+    await nothing_is_left()
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+async def test_a_break(first: str, second: str, ordered: bool) -> None:
+    chain = stage(stage(flow(source(second)), first, ordered=ordered), second, ordered=ordered)
+
+    async def bare() -> None:
+        n = 0
+        async for _ in chain:
+            n += 1
+            if n == 40:
+                break
+
+    async def scoped() -> None:
+        async with chain.open() as items:
+            for _ in range(40):
+                await anext(items)
+
+    await asyncio.wait_for(bare(), ENOUGH_S)
+    await nothing_is_left(soon=True)
+    await asyncio.wait_for(scoped(), ENOUGH_S)
+    await nothing_is_left()
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+async def test_taking_some(first: str, second: str, ordered: bool) -> None:
+    chain = stage(stage(flow(source(second)), first, ordered=ordered), second, ordered=ordered)
+    got = await asyncio.wait_for(chain.take(AT).acollect(), ENOUGH_S)
+    expect(None, None, got, ordered=ordered)
+    assert len(got) == AT
+    await nothing_is_left()
+
+
+@child(apart=ORDERS | {"times": [1, 2]}, first=KINDS, second=KINDS)
+async def test_a_cancel(first: str, second: str, ordered: bool, times: int) -> None:
+    chain = stage(stage(flow(source(second)), first, ordered=ordered), second, ordered=ordered)
+    got: list[int] = []
+
+    async def consume() -> None:
+        async with chain.open() as items:
+            async for item in items:
+                got.append(item)
+
+    task = asyncio.create_task(consume())
+    deadline = time.monotonic() + ENOUGH_S
+    while len(got) < 20 and time.monotonic() < deadline:
+        await asyncio.sleep(0.001)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([task], timeout=ENOUGH_S)
+    assert task.cancelled(), f"after {len(got)} items: {task}"
+    assert not ordered or got == list(range(len(got)))
+    del task
+    await nothing_is_left()
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+async def test_a_flow_in_a_flow(first: str, second: str, ordered: bool) -> None:
+    def inner() -> Flow[int]:
+        return stage(flow(range(5)), second, ordered=ordered)
+
+    async def awaited(item: int) -> int:
+        return sum(await inner().acollect())
+
+    def blocks(item: int) -> int:
+        return sum(inner())
+
+    def parts(item: int) -> Any:
+        yield from inner()
+
+    async def async_parts(item: int) -> Any:
+        async for part in inner():
+            yield part
+
+    def over(items: Any) -> Any:
+        for _ in items:
+            yield from inner()
+
+    async def over_async(items: Any) -> Any:
+        async for _ in items:
+            async for part in inner():
+                yield part
+
+    def sent() -> Any:
+        yield
+        while True:
+            yield inner().collect()
+
+    options: dict[str, Any] = {"concurrency": 3, "ordered": ordered}
+    outer = flow(source(second))
+    chain: Flow[Any] = {
+        "coroutine": lambda: outer.map(awaited, **options),
+        "inline": lambda: outer.map(blocks, on="inline", **options),
+        "thread": lambda: outer.map(blocks, on="thread", **options),
+        "flat_map": lambda: outer.flat_map(parts, **options),
+        "async_flat_map": lambda: outer.flat_map(async_parts, **options),
+        "through": lambda: outer.through(over),
+        "async_through": lambda: outer.through(over_async),
+        "send": lambda: outer.through(sent),
+    }[first]()
+    got = await asyncio.wait_for(chain.take(12).acollect(), ENOUGH_S)
+    assert len(got) == 12
+    await nothing_is_left(soon=True)
+    async with chain.open() as items:
+        await asyncio.wait_for(anext(items), ENOUGH_S)
+    await nothing_is_left(soon=True)
+
+
+# -- the same with a plain loop ------------------------------------------------------------------------------------
+
+
+def threads_are_gone(*, soon: bool = False) -> None:
+    """No thread of ours."""
+    deadline = time.monotonic() + (2 if soon else SOON_S)
+    while names := [thread.name for thread in threading.enumerate() if thread.name.startswith("overlapped")]:
+        assert time.monotonic() < deadline, f"left: {names}"
+        time.sleep(0.001)
+
+
+@child(apart=ORDERS | {"where": ["source", "first", "last"]}, first=KINDS, second=KINDS)
+def test_an_error_in_a_plain_loop(first: str, second: str, ordered: bool, where: str) -> None:
+    error, got = Boom(), []
+    errors = {where: error}
+    of = source(second, AT, error) if where == "source" else source(second)
+    chain = stage(flow(of), first, ordered=ordered, error=errors.get("first"))
+    items = iter(stage(chain, second, ordered=ordered, error=errors.get("last")))
+    expect(pull_from(items, got), error, got, ordered=ordered)
+    threads_are_gone()
+
+
+@child(apart=ORDERS, first=KINDS, second=KINDS)
+def test_a_break_in_a_plain_loop(first: str, second: str, ordered: bool) -> None:
+    chain = stage(stage(flow(source(second)), first, ordered=ordered), second, ordered=ordered)
+    for n, _ in enumerate(chain):
+        if n == 40:
+            break
+    threads_are_gone(soon=True)
+    with chain.open() as items:
+        for _ in range(40):
+            next(items)
+    threads_are_gone()
+
+
+@child(apart=ORDERS | {"how": ["for", "run", "asyncio.run"]}, first=KINDS, second=KINDS)
+def test_ctrl_c(first: str, second: str, ordered: bool, how: str) -> None:
+    chain = stage(stage(flow(source(second)), first, ordered=ordered), second, ordered=ordered)
+    got: list[int] = []
+
+    async def consume() -> None:
+        async with chain.open() as items:
+            async for item in items:
+                got.append(item)
+                await asyncio.sleep(0)
+
+    main = threading.main_thread().ident
+    assert main is not None
+    press = threading.Timer(0.015, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(press.join)
+            press.start()
+            if how == "for":
+                with chain.open() as items:
+                    got += items
+            elif how == "run":
+                chain.run()
+            else:
+                asyncio.run(consume())
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("Ctrl-C was swallowed")
+    threads_are_gone(soon=how == "for")
