@@ -9,6 +9,7 @@ import importlib
 import importlib.machinery
 import inspect
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.harness import OK, combinations, in_words
+from tests.faults.harness import OK, Case, combinations, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,23 +47,33 @@ class _Finder(importlib.machinery.PathFinder):
 
 
 def main() -> None:
-    module, name, params, where = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
+    place, params, where = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # debug mode tells of each slow callback
     faulthandler.dump_traceback_later(TELL_S)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if sys.flags.optimize:
         sys.meta_path.insert(0, _Finder)
     if not where["has_uvloop"]:
         sys.modules["uvloop"] = None  # type: ignore[assignment]  # the documented way to make an import fail
-    case = getattr(importlib.import_module(module), name).case
+    case = find(place)
     _open_what_stays_open()
     before = descriptors()
     is_fine = True
     for chosen in combinations(case.together):
-        is_fine &= _run_one(lambda chosen=chosen: _run(case.fn, params | chosen, where), chosen, where, before)
+        one, of = case, params | chosen
+        if "of" in chosen:  # a tour: all combinations of another case, here
+            one, of = find(chosen["of"][0]), chosen["of"][1]
+        is_fine &= _run_one(lambda one=one, of=of: _run(one.fn, of, where), chosen, where, before)
     faulthandler.cancel_dump_traceback_later()
     if not is_fine:
         sys.exit(1)
     print(OK)
+
+
+def find(place: str) -> Case:
+    """The case `module:function`."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name).case  # type: ignore[no-any-return]  # `child` made it
 
 
 def _run_one(call: Callable[[], None], chosen: dict[str, Any], where: dict[str, Any], before: set[str]) -> bool:

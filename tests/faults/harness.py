@@ -76,7 +76,7 @@ class Case:
         """The child's command line."""
         where = {"loop": self.place.loop, "eager": self.place.eager, "has_uvloop": self.place.has_uvloop}
         where["in_thread"] = self.place.in_thread
-        arguments = [self.fn.__module__, self.fn.__name__, json.dumps(params), json.dumps(where)]
+        arguments = [f"{self.fn.__module__}:{self.fn.__name__}", json.dumps(params), json.dumps(where)]
         return [self.place.python, *self.place.flags, "-m", "tests.faults", *arguments]
 
 
