@@ -45,6 +45,10 @@ def plain(item: int) -> int:
     return item
 
 
+def is_natural(item: int) -> bool:
+    return item >= 0
+
+
 async def is_wanted(item: int) -> bool:
     return item >= 0
 
@@ -133,10 +137,10 @@ def features() -> list[Feature]:
         Feature("source: an async generator", lambda n: mapped(generated_async(n))),
         Feature("source: another flow", lambda n: mapped(flow(range(n)))),
         # stages after it
-        Feature("second `.map`", lambda n: mapped(range(n)).map(instant, **PLAIN)),
+        Feature("second `.map`", lambda n: mapped(mapped(range(n)))),
         Feature("`.map` of a plain function, inline", lambda n: mapped(range(n)).map(plain, **INLINE)),
         Feature("`.map` of a plain function, in threads", lambda n: mapped(range(n)).map(plain, **THREADS)),
-        Feature("`.filter`, inline", lambda n: mapped(range(n)).filter(lambda item: item >= 0, **INLINE)),
+        Feature("`.filter`, inline", lambda n: mapped(range(n)).filter(is_natural, **INLINE)),
         Feature("`.filter` of a coroutine function", lambda n: mapped(range(n)).filter(is_wanted, **PLAIN)),
         Feature("`.tap`, inline", lambda n: mapped(range(n)).tap(plain, **INLINE)),
         Feature("`.flat_map` to lists of one", lambda n: mapped(range(n)).flat_map(pair, **PLAIN)),
