@@ -96,6 +96,9 @@ class AsyncItems(Generic[T]):
         if run is None or self._is_closed:
             self._is_closed = True
             return
+        if asyncio.current_task() in run.tasks:
+            run.stop()
+            raise UsageError("a call of the run cannot wait until the run is closed; write items.drain()")
         self._is_closed = True
         self._chunk = iter(())
         run.stop()
@@ -108,16 +111,20 @@ class AsyncItems(Generic[T]):
         if was_cancelled:
             raise asyncio.CancelledError
         error = run.outcome()
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
 
     async def aclose(self) -> None:
         """Cancel what runs, wait until nothing of it is left, then raise what went wrong, if anything.
 
         May be called again, and is safe against being cancelled meanwhile.
         """
-        if self._run is not None and self._is_closed and not self._run.finished.done():
-            await asyncio.wait([self._run.finished])
+        run = self._run
+        if run is not None and self._is_closed and not run.finished.done() and asyncio.current_task() not in run.tasks:
+            await asyncio.wait([run.finished])
         await self._close()
 
     async def __aenter__(self) -> AsyncItems[T]:
@@ -293,9 +300,12 @@ class Items(Generic[T]):
         self._is_closed = True
         self._chunk = iter(())
         self._bridge.thread.join()
-        if (error := self._bridge.outcome) is not None:
-            self._bridge.outcome = None
-            raise error
+        error, self._bridge.outcome = self._bridge.outcome, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
 
     def close(self) -> None:
         """Cancel what runs, wait until nothing of it is left, then raise what went wrong, if anything."""

@@ -117,53 +117,77 @@ class Run(Scope):
 
     async def _live(self) -> None:
         stack = AsyncExitStack()
+        opening = asyncio.Task(self._open(stack), loop=self.loop, name="overlapped:open")
         try:
-            for name, factory in self.factories.items():
-                if name not in self.per_worker and not self.chain.is_empty:
-                    self.resources[name] = await open_on_loop(factory, stack)
-            for open_ in self.openers:
-                await open_()
+            await asyncio.wait([opening, self.end], return_when=asyncio.FIRST_COMPLETED)
             if not self.end.done():
+                opening.result()
                 self.has_started = True
                 self.chain.start()
                 self._watch_progress()
                 self._heard()
-            await self.end
+                await self.end
         except asyncio.CancelledError:
             self.abort(RuntimeError("the run was cancelled from outside: its loop is ending"))
         except BaseException as error:  # noqa: BLE001 - given to whoever consumes
             self.abort(error)
         finally:
-            await self._take_down(stack)
+            opening.cancel()
+            await self._take_down(stack, opening)
 
-    async def _take_down(self, stack: AsyncExitStack) -> None:
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Open resources and the sink; whoever ends the run meanwhile cancels it."""
+        for name, factory in self.factories.items():
+            if name not in self.per_worker and not self.chain.is_empty:
+                self.resources[name] = await open_on_loop(factory, stack)
+        for open_ in self.openers:
+            await open_()
+
+    async def _take_down(self, stack: AsyncExitStack, opening: asyncio.Task[None]) -> None:
         """Cancel what runs, close what is open, and wait for all of it, however often we are cancelled."""
         self.closing = True
         self.is_over = True
-        self.chain.halt()
-        self.forget_timers()
-        await self._end_tasks()
-        await self._finish(*(closer() for closer in self.closers))
-        await self._finish(stack.aclose())
-        await self._end_tasks()
-        self.forget_timers()
-        self.final = self.record()
-        if self.options.progress is not None:
-            self._progress()
-        if not self.finished.done():
-            self.finished.set_result(None)
-        self._heard()
+        try:
+            while not opening.done():
+                await _wait([opening], None)
+            self.chain.halt()
+            self.forget_timers()
+            await self._end_tasks()
+            await self._finish(*(closer() for closer in self.closers))
+            await self._finish(stack.aclose())
+            await self._end_tasks()
+            self.forget_timers()
+        except BaseException as error:  # noqa: BLE001 - the consumer waits for the end, and is told there
+            self.cleanup_errors.append(error)
+        finally:
+            self.final = self.record()
+            if self.options.progress is not None:
+                self._progress()
+            if not self.finished.done():
+                self.finished.set_result(None)
+            self._heard()
 
     async def _end_tasks(self) -> None:
         for task in self.tasks:
             task.cancel()
+        named: set[asyncio.Task[object]] = set()
         while pending := [task for task in self.tasks if not task.done()]:
             before = self.loop.time()
             await _wait(pending, GRACE_S)
-            if self.loop.time() - before >= GRACE_S:
-                for task in pending:
-                    name = task.get_name().removeprefix("overlapped:")
-                    warnings.warn(f"{name} ignores its cancellation; waiting for it", RuntimeWarning, stacklevel=2)
+            if self.loop.time() - before < GRACE_S:
+                continue
+            for task in self.tasks - named:
+                if not task.done():
+                    named.add(task)
+                    self._warn(
+                        f"{task.get_name().removeprefix('overlapped:')} ignores its cancellation; waiting for it"
+                    )
+
+    def _warn(self, text: str) -> None:
+        try:
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        except RuntimeWarning as error:  # warnings are errors here: this one is told when all is closed
+            self.cleanup_errors.append(error)
 
     async def _finish(self, *works: Coroutine[object, object, object]) -> None:
         """Run all of `works` to their end; their errors are kept."""

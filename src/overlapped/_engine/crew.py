@@ -186,6 +186,7 @@ class Crew(Through):
         self.admit_until = -1  # an index, or -1: look at everything before the next pull
         self.wanted = EVERYTHING
         self.is_closed = False  # no new item will be admitted: a fatal failure is known
+        self.fatal_at = EVERYTHING  # as `last`, known one turn earlier: nothing beyond it starts
         self.last = EVERYTHING  # index of the earliest fatal failure: nothing beyond it is delivered
         self.ready: deque[Job] = deque()
         self.parked: dict[Job, asyncio.TimerHandle | None] = {}
@@ -280,6 +281,14 @@ class Crew(Through):
             if not isinstance(item, Failure):
                 return Job(index, item)
             self.pass_by(index, item)
+        return None
+
+    def next_ready(self) -> Job | None:
+        """The next job that is due; those beyond a failure that ends the run are dropped."""
+        while self.ready:
+            job = self.ready.popleft()
+            if job.index <= self.fatal_at:
+                return job
         return None
 
     @property
@@ -471,6 +480,8 @@ class Crew(Through):
                 job.attempt = 1
                 return False
             result = Spread(job.results, DROPPED)
+        if self.keys is not None:
+            self.keys.leave(job)
         self.settle(job.index, result)
         return True
 
@@ -484,9 +495,10 @@ class Crew(Through):
             self.scope.failed_for_good(failure)
             self.scope.is_failing = True
             self.is_closed = True
+            self.fatal_at = min(self.fatal_at, job.index) if self.spec.ordered else -1
             self.admit_until = -1
             # One turn later: calls that fail in this same turn are heard, not cancelled.
-            self.scope.loop.call_soon(self._stop_at, job.index)
+            self.scope.loop.call_soon(self.scope.guard, self._stop_at, job.index)
         return failure
 
     def _stop_at(self, index: int) -> None:
@@ -495,6 +507,7 @@ class Crew(Through):
         if bound >= self.last:
             return
         self.last = bound
+        self.fatal_at = min(self.fatal_at, bound)
         self.is_closed = True
         self.admit_until = -1
         self.up.halt()
@@ -583,6 +596,8 @@ class Crew(Through):
 
     def park(self, job: Job, delay_s: float) -> None:
         """Give the slot back; when due, the job runs before any new item."""
+        if self.keys is not None:
+            self.keys.leave(job)
         self.parked[job] = self.scope.later(delay_s, lambda: self.unpark(job))
 
     def unpark(self, job: Job) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from overlapped._engine.crew import SAMPLED, SHORT_CALL_S, Job
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.failure import Failure
-from overlapped._engine.scope import running_task
+from overlapped._engine.scope import cancelled_from_outside, running_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -204,7 +204,7 @@ class Direct:
                     calls, service_s = 0, 0.0
         except asyncio.CancelledError as error:
             if not (slot.is_dropped or crew.scope.closing):
-                crew.scope.abort(error)  # somebody else has cancelled our task
+                crew.scope.abort(cancelled_from_outside(crew.spec.name, error))
         finally:
             crew.calls += calls
             crew.service_s += service_s
@@ -236,8 +236,7 @@ class Direct:
         while len(self.slots) <= self.target:
             if crew.paused_s_left() > 0:
                 await self._sleep()
-            elif crew.ready:
-                job = crew.ready.popleft()
+            elif (job := crew.next_ready()) is not None:
                 self._go(slot)
                 await self._perform(slot, job, None)
                 slot.at_gate = True
@@ -281,50 +280,54 @@ class Direct:
 
     # -- one item, with everything that may happen to it ------------------------------------------------
 
-    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:  # noqa: C901, PLR0912 - one story
+    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:
         """Bring an item to its end: key, pause, rate, attempts, retries. `error`: its first attempt's, if made."""
         crew = self.crew
         slot.index = job.index
-        result: object = None
-        while True:
-            if error is None:
-                try:
-                    if crew.keys is not None and not crew.keys.enter(job):
-                        return  # it waits for its key
-                    await self._wait_for_leave(slot, job)
-                    result = await self._attempt(slot, job)
-                except BaseException as raised:  # noqa: BLE001 - becomes the item's, or is raised again
-                    error = raised
-            if error is None:
-                if crew.conclude(job, result):
-                    break
-                continue
-            now, started = crew.scope.clock(), slot.started_s
-            slot.started_s = math.inf
-            error = await self._own(slot, job, error)
-            if started != math.inf:
-                crew.calls += 1
-                crew.service_s += now - started
-                if self.learns:
-                    self._learn(slot, started, now, crew.outcome_of(error))
-            delay = None if job.has_emitted else crew.judge(job, error)
-            if delay is None and crew.splits(job, error):
-                delay = 0.0
-            if delay is None:
-                result = crew.fail(job, error)
-                if crew.conclude(job, result):
-                    break
-                delay = 0.0
-            error = None
-            if delay > crew.patience_s:
-                if crew.keys is not None:
-                    crew.keys.leave(job)
-                crew.park(job, delay)
-                return
-            await asyncio.sleep(delay)
+        try:
+            while True:
+                result: object = None
+                delay: float | None = None
+                if error is None:
+                    try:
+                        if crew.keys is not None and not crew.keys.enter(job):
+                            return  # it waits for its key
+                        await self._wait_for_leave(slot, job)
+                        result = await self._attempt(slot, job)
+                    except BaseException as raised:  # noqa: BLE001 - becomes the item's, or is raised again
+                        error = raised
+                if error is not None:
+                    error = await self._own(slot, job, error)
+                    delay = self._verdict(slot, job, error)
+                    if delay is None:
+                        result = crew.fail(job, error)
+                    error = None
+                if delay is None:
+                    if crew.conclude(job, result):
+                        break
+                elif delay > crew.patience_s:
+                    crew.park(job, delay)
+                    return
+                else:
+                    await asyncio.sleep(delay)
+        finally:
+            error = None  # a frame of its traceback must not hold it: that cycle would keep a dropped run alive
         slot.started_s = math.inf
-        if crew.keys is not None:
-            crew.keys.leave(job)
+
+    def _verdict(self, slot: _Slot, job: Job, error: BaseException) -> float | None:
+        """Account for a failed attempt; seconds until the next one, or None if that was the last."""
+        crew = self.crew
+        if slot.started_s != math.inf:
+            now = crew.scope.clock()
+            crew.calls += 1
+            crew.service_s += now - slot.started_s
+            if self.learns:
+                self._learn(slot, slot.started_s, now, crew.outcome_of(error))
+            slot.started_s = math.inf
+        if job.has_emitted:
+            return None
+        delay = crew.judge(job, error)
+        return 0.0 if delay is None and crew.splits(job, error) else delay
 
     async def _wait_for_leave(self, slot: _Slot, job: Job) -> None:
         """Wait for the end of a pause and for a rate token; that is queueing, so no time-out runs."""
@@ -376,28 +379,31 @@ class Direct:
     async def _own(self, slot: _Slot, job: Job, error: BaseException) -> BaseException:
         """The error as the item's own; raises CancelledError if it is this worker that was to end."""
         crew, scope = self.crew, self.crew.scope
-        if isinstance(error, GeneratorExit) and running_task() is not slot.task:
-            raise error  # nobody raised it: this coroutine is being closed, since its loop is gone
-        is_cancel = isinstance(error, asyncio.CancelledError)
-        if slot.is_dropped or scope.closing or scope.is_ending:
-            if is_cancel:
-                raise error
-            if slot.is_after_failure:
-                crew.fail(job, crew.own_error(error))
-            else:
-                scope.cleanup_errors.append(error)
-            raise asyncio.CancelledError from error
-        was_overdue = slot.is_overdue
-        if is_cancel or was_overdue:
-            await self._absorb(slot)
-        if was_overdue and is_cancel:
-            late = crew.timed_out()
-            late.__cause__ = error
-            return late
-        if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
-            scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
-            raise asyncio.CancelledError from error
-        return crew.own_error(error)
+        try:
+            if isinstance(error, GeneratorExit) and running_task() is not slot.task:
+                raise error  # nobody raised it: this coroutine is being closed, since its loop is gone
+            is_cancel = isinstance(error, asyncio.CancelledError)
+            if slot.is_dropped or scope.closing or scope.is_ending:
+                if is_cancel:
+                    raise error
+                if slot.is_after_failure:
+                    crew.fail(job, crew.own_error(error))
+                else:
+                    scope.cleanup_errors.append(error)
+                raise asyncio.CancelledError
+            was_overdue = slot.is_overdue
+            if is_cancel or was_overdue:
+                await self._absorb(slot)
+            if was_overdue and is_cancel:
+                late = crew.timed_out()
+                late.__cause__ = error
+                return late
+            if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
+                scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
+                raise asyncio.CancelledError
+            return crew.own_error(error)
+        finally:
+            del error  # as in `_perform`
 
     async def _absorb(self, slot: _Slot) -> None:
         """Take a cancel that a call left pending, or it would hit this worker's next item.

@@ -60,7 +60,9 @@ class Keys:
         if job.has_place:
             return True
         if job.key is None:
-            job.key = (self.key_of(job.item),)
+            key_value = (self.key_of(job.item),)
+            hash(key_value)  # raises here, not when the job leaves
+            job.key = key_value
         key = self._keys.get(job.key)
         if key is None:
             key = self._keys[job.key] = _Key(self.rate.bucket() if self.rate is not None else None)
@@ -74,9 +76,9 @@ class Keys:
 
     def leave(self, job: Job) -> None:
         """The job's call has ended for good, or it gives its place back while it is parked."""
-        key = self._keys.get(job.key)
-        if key is None or not job.has_place:
+        if not job.has_place:
             return
+        key = self._keys[job.key]
         job.has_place = False
         key.running -= 1
         if key.jobs:

@@ -240,11 +240,15 @@ class Ported:
         crew = self.crew
         if crew.paused_s_left() > 0:
             return None
-        if crew.ready:
-            return crew.ready.popleft()
+        if (due := crew.next_ready()) is not None:
+            return due
         if crew.is_held:
             return None
-        return self.backlog.popleft() if self.backlog else crew.next_job()
+        while self.backlog:
+            job = self.backlog.popleft()
+            if job.index <= crew.fatal_at:
+                return job
+        return crew.next_job()
 
     def _take_back(self) -> None:
         """Nothing may start now: what the port has not started waits here."""
@@ -289,6 +293,9 @@ class Ported:
     # -- outcomes --------------------------------------------------------------------------------------
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
+        self.crew.scope.guard(self._take_outcomes, outcomes)
+
+    def _take_outcomes(self, outcomes: list[Outcome]) -> None:
         crew = self.crew
         for outcome in outcomes:
             if outcome.kind == "part":
@@ -337,8 +344,6 @@ class Ported:
         elif delay is None:
             self._end(job, crew.fail(job, error))
         elif delay > crew.patience_s:
-            if crew.keys is not None:
-                crew.keys.leave(job)
             crew.park(job, delay)
         else:
             self._hold(job, delay)
@@ -351,8 +356,6 @@ class Ported:
     def _end(self, job: Job, result: object) -> None:
         if not self.crew.conclude(job, result):
             self.backlog.appendleft(job)
-        elif self.crew.keys is not None:
-            self.crew.keys.leave(job)
 
     def _end_lost(self, outcome: Outcome) -> None:
         """A call whose item has been given up has ended: its slot is free again."""

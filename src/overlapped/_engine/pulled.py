@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import Feed
-from overlapped._engine.scope import GRACE_S, running_task
+from overlapped._engine.scope import GRACE_S, cancelled_from_outside, running_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -135,8 +135,13 @@ class ThreadFeed(Buffered):
             self._thread = threading.Thread(
                 target=context.run, args=(self._serve,), name=f"overlapped:{self.name}", daemon=True
             )
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # no more threads are to be had
+                self.broken(error)
+                self.is_finished = True
+                return
             self._scope.closers.append(self.close)
-            self._thread.start()
         elif self._is_waiting:
             self._orders.put(True)
 
@@ -169,6 +174,8 @@ class ThreadFeed(Buffered):
         self._stop()
         try:
             await asyncio.wait_for(self._has_left.wait(), GRACE_S)
+            if self._thread is not None:
+                self._thread.join()  # it has nothing left to do
         except TimeoutError:
             warnings.warn(
                 f"{self.name}: blocked in next() and was abandoned in its thread", ResourceWarning, stacklevel=2
@@ -184,7 +191,7 @@ class ThreadFeed(Buffered):
 
     def _tell(self, call: Callable[..., None], *args: object) -> None:
         try:
-            self._scope.loop.call_soon_threadsafe(call, *args)
+            self._scope.loop.call_soon_threadsafe(self._scope.guard, call, *args)
         except RuntimeError:  # the loop is closed: this thread had been abandoned
             pass
 
@@ -289,7 +296,7 @@ class TaskFeed(Buffered):
             if task is not None and not task.cancelling():
                 self.broken(error)  # the source raised it by itself
             elif not (self.is_finished or self._scope.closing):
-                self._scope.abort(error)
+                self._scope.abort(cancelled_from_outside(self.name, error))
         except BaseException as error:  # the source's own; it travels after the items before it
             if isinstance(error, GeneratorExit) and running_task() is not self._task:
                 raise  # nobody raised it: this coroutine is being closed, since its loop is gone

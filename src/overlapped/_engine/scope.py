@@ -32,6 +32,16 @@ def running_task() -> asyncio.Task[Any] | None:
         return None
 
 
+def cancelled_from_outside(name: str, error: BaseException) -> RuntimeError:
+    """What a run ends with when a stranger has cancelled one of its tasks.
+
+    Not the CancelledError itself: a consumer that nobody has cancelled must not see one.
+    """
+    changed = RuntimeError(f"a task of {name} was cancelled from outside")
+    changed.__cause__ = error
+    return changed
+
+
 class Turn:
     """Keeps calls that never wait from starving the loop: only one of them runs per turn of the loop.
 
@@ -103,11 +113,18 @@ class Scope:
 
         def fire() -> None:
             self._timers.discard(handle)
-            call()
+            self.guard(call)
 
         handle = self.loop.call_later(max(0.0, delay_s), fire)
         self._timers.add(handle)
         return handle
+
+    def guard(self, call: Callable[..., None], *args: object) -> None:
+        """Make a call from a loop's callback: an exception there would reach nobody, and the run would hang."""
+        try:
+            call(*args)
+        except BaseException as error:  # noqa: BLE001 - ends the run with it
+            self.abort(error)
 
     def forget(self, timer: asyncio.TimerHandle | None) -> None:
         """Cancel a timer of `later`."""

@@ -29,7 +29,7 @@ class _Hand:
     def __init__(self) -> None:
         self.index = -1
         self.started_s = math.inf
-        self.acks: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.acks: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()  # (which item, how many)
         self.is_overdue = False
         self.thread: threading.Thread | None = None
 
@@ -72,7 +72,8 @@ class ThreadPort:
         self._limit = 1
         self._in_port = 0
         self._lock = threading.Lock()
-        self._surplus = 0
+        self._surplus = 0  # threads that are to leave
+        self._staying = 0  # threads that have been started and have not decided to leave
         self._in_flight = 0
         self._is_closing = False
         self._left: asyncio.Event | None = None
@@ -94,27 +95,46 @@ class ThreadPort:
 
     def _grow(self) -> None:
         wanted = min(self._limit, self._in_port)
-        while len(self._hands) - self._surplus < wanted and not self._is_closing:
+        while not self._is_closing:
             with self._lock:
+                if self._staying - self._surplus >= wanted:
+                    return
                 if self._surplus:  # one that was to leave may stay
                     self._surplus -= 1
                     continue
-            self._start_thread()
+            if not self._start_thread():
+                return
 
-    def _start_thread(self) -> None:
+    def _start_thread(self) -> bool:
+        """Start one more; False if the system has none left but some are at work already.
+
+        Raises:
+            RuntimeError: the system has no thread left at all.
+        """
         hand = _Hand()
         context = self._context.copy()
         hand.thread = threading.Thread(
             target=context.run, args=(self._serve, hand), name=f"overlapped:{self._name}", daemon=True
         )
+        with self._lock:
+            self._staying += 1
         self._hands.append(hand)
-        hand.thread.start()
+        try:
+            hand.thread.start()
+        except RuntimeError:
+            self._hands.remove(hand)
+            with self._lock:
+                self._staying -= 1
+            if not self._hands:
+                raise
+            return False
+        return True
 
     def limit(self, n: int) -> None:
         """Threads above `n` leave after their call."""
         self._limit = n
         with self._lock:
-            self._surplus = max(0, len(self._hands) - n)
+            self._surplus = max(0, self._staying - n)
         self._grow()
 
     def withdraw(self) -> list[tuple[int, object]]:
@@ -135,7 +155,7 @@ class ThreadPort:
         """Let a generator go on; -1 tells it that nobody wants more."""
         for hand in self._hands:
             if hand.index == index:
-                hand.acks.put(count)
+                hand.acks.put((index, count))
 
     def cancel(self, index: int) -> bool:
         """A thread cannot be cancelled."""
@@ -148,7 +168,7 @@ class ThreadPort:
         self._left = asyncio.Event()
         for hand in self._hands:
             self._calls.put(False)
-            hand.acks.put(-1)
+            hand.acks.put((hand.index, -1))
         deadline = self._loop.time() + grace_s
         while self._hands and (left_s := deadline - self._loop.time()) > 0:
             self._left.clear()
@@ -157,6 +177,7 @@ class ThreadPort:
             except TimeoutError:
                 break
         self._drain()
+        self._deliver = lambda outcomes: None  # the run is over: an abandoned call may still end some day
         return len(self._hands)
 
     def _drain(self) -> None:
@@ -169,10 +190,14 @@ class ThreadPort:
 
     def _gone(self, hand: _Hand, error: BaseException | None) -> None:
         self._hands.remove(hand)
+        if hand.thread is not None:
+            hand.thread.join()  # it has nothing left to do
         if error is not None and self._on_cleanup_error is not None:
             self._on_cleanup_error(error)
         if self._left is not None:
             self._left.set()
+        else:
+            self._grow()
 
     # -- in the threads ------------------------------------------------------------------------------
 
@@ -203,6 +228,7 @@ class ThreadPort:
             with self._lock:
                 if self._surplus > 0:
                     self._surplus -= 1
+                    self._staying -= 1
                     self._calls.put(True)  # for the threads that stay; the job keeps its place
                     return
                 if not self._jobs:
@@ -239,14 +265,14 @@ class ThreadPort:
             return spread(value, self._name)
         results: Iterator[object] = value
         untaken = 0
-        while not hand.acks.empty():
-            hand.acks.get()
         try:
             for result in results:
                 self._send(Outcome(hand.index, "part", [result]))
                 untaken += 1
                 while untaken >= TRAY_SIZE or not hand.acks.empty():
-                    taken = hand.acks.get()
+                    index, taken = hand.acks.get()
+                    if index != hand.index:
+                        continue  # meant for the call before
                     if taken < 0:
                         return DROPPED
                     untaken -= taken

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import queue
 import threading
+import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import Feed, Through
+from overlapped._engine.scope import GRACE_S
 from overlapped.errors import UsageError
 from overlapped.sinks.base import Sink
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from overlapped._engine.scope import Scope
@@ -52,7 +54,7 @@ class LandFeed(Through):
         self.thread = threading.Thread(target=target, args=(self._serve,), name=f"overlapped:{self.name}", daemon=True)
         self.thread.start()
         self.scope.closers.append(self.close)
-        await self.opened
+        await asyncio.shield(self.opened)
 
     def _heard(self) -> None:
         self._pump()
@@ -127,15 +129,18 @@ class LandFeed(Through):
         if not self.is_closing:
             self.is_closing = True
             self.orders.put(lambda: self._close(ok=False))
-        if self.opened.done() and self.opened.exception() is None:
-            await self.closed
         self.orders.put(None)
+        try:
+            await asyncio.wait_for(asyncio.shield(self.closed), GRACE_S)
+            self.thread.join()  # it has nothing left to do
+        except TimeoutError:
+            warnings.warn(f"{self.name}: blocked and was abandoned in its thread", ResourceWarning, stacklevel=2)
 
     # -- in the thread -----------------------------------------------------------------------------------
 
     def _tell(self, call: Callable[..., None], *args: Any) -> None:
         try:
-            self.scope.loop.call_soon_threadsafe(call, *args)
+            self.scope.loop.call_soon_threadsafe(self.scope.guard, call, *args)
         except RuntimeError:  # the loop is closed: the interpreter is going down
             pass
 
@@ -144,6 +149,7 @@ class LandFeed(Through):
             self.writer = self.sink.open()
         except BaseException as error:  # noqa: BLE001 - raised to whoever starts the run
             self._tell(_settle, self.opened, error)
+            self._tell(self._closed, None)
             return
         self._tell(_settle, self.opened, None)
         while (order := self.orders.get()) is not None:
@@ -178,6 +184,7 @@ def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(error)
+        future.exception()  # seen, even if the run has been left meanwhile
 
 
 class Land:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LONGEST_WAIT_S: Final = 5.0
 """In real time: when a stage that says nothing is given up."""
 
+MOST_TOLD: Final = 100
+"""Ticks at which a source says that there is something, before it waits to be asked."""
+
 MOST_IDLE_TAKES: Final = 10_000
 """Calls of the listener in a row for which there is nothing: more than any stage needs to scan its input."""
 
@@ -71,6 +74,7 @@ class Upstream(Feed):
         self._most = EVERYTHING
         self.given: list[object] = []
         self.lent = 0
+        self._told = 0
         self.starts = self.halts = self.drains = self.late_takes = 0
         self.breaches: list[str] = []
         self._look_ahead()
@@ -92,6 +96,9 @@ class Upstream(Feed):
         self.late_takes += bool(want and self.halts)
         if not want or self.ended:
             return []
+        if self._told >= MOST_TOLD:
+            self._later()
+        self._told = 0
         count = min(want, self._supply.chunk, self._ready, self._most - len(self.given))
         chunk = [*self._next, *islice(self._items, max(0, count - 1))] if count > 0 and self._next else []
         if chunk:
@@ -136,9 +143,10 @@ class Upstream(Feed):
             self._ready = max(self._ready, 0) + self._supply.chunk
         elif self._supply.tells_end_late or not self._is_heard:
             self.ended = True
+        self._told += 1
         self._tell()
         self.notify()  # for nothing, which is allowed
-        if not self.ended:
+        if not self.ended and self._told < MOST_TOLD:
             self._later()
 
     def _tell(self) -> None:
@@ -235,7 +243,9 @@ class Sitting:
     async def __aexit__(self, *exc_info: object) -> None:
         """End the run; nothing may be left of it."""
         self.run.stop()
-        await asyncio.wait([self.run.finished])
+        await asyncio.wait([self.run.finished, self.run.warden], return_when=asyncio.FIRST_COMPLETED)
+        if not self.run.finished.done():
+            self.run.warden.result()  # halt() has raised
         if exc_info[1] is None:
             self.look()
             demand(self.up.halts, "the run was ended, but halt() did not reach upstream")
@@ -276,10 +286,14 @@ class Sitting:
         """Take until the end, or `most` items; whatever has been taken, in its order."""
         got: list[object] = []
         idle = 0
+        is_eating = False
 
         def eat() -> None:
-            while not self.feed.ended and len(got) < most:
+            nonlocal is_eating
+            while not is_eating and not self.feed.ended and len(got) < most:
+                is_eating = True
                 chunk = self.take(min(appetite.want, most - len(got)))
+                is_eating = False
                 got.extend(chunk)
                 if not chunk or appetite.rests_s:
                     return
@@ -296,6 +310,7 @@ class Sitting:
             elif not self.feed.ended and len(got) < most:
                 await self._wait(looks=appetite.looks)
         self.on_heard = None
+        self.look()
         return got
 
     async def _wait(self, *, looks: bool) -> None:

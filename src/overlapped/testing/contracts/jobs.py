@@ -56,7 +56,10 @@ class Call(NamedTuple):
 
     def note(self, what: str) -> None:
         """Write a line of the account; appending is atomic."""
-        account = os.open(os.path.join(self.folder, "account"), os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            account = os.open(os.path.join(self.folder, "account"), os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+        except FileNotFoundError:  # the check is over: this call had been abandoned
+            return
         try:
             os.write(account, f"{what} {self.number}\n".encode())
         finally:
@@ -65,7 +68,7 @@ class Call(NamedTuple):
     def wait_at_gate(self) -> None:
         """Wait for this gate or for all."""
         gates = [os.path.join(self.folder, name) for name in ("open", f"open-{self.number}")]
-        while self.is_gated and not any(os.path.exists(gate) for gate in gates):
+        while self.is_gated and os.path.isdir(self.folder) and not any(os.path.exists(gate) for gate in gates):
             time.sleep(POLL_S)
 
 

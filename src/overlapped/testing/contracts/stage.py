@@ -277,7 +277,9 @@ class _Check:
         async with self.sit(self.make_stage(), self.many, supply) as sitting:
             await sitting.collect(ONE, after)
             for _ in range(2):
+                sitting.heard.clear()
                 sitting.feed.halt()
+                demand(not sitting.heard.is_set(), "halt() must not call the listener: it is called from inside a take")
                 demand(sitting.feed.ended, "halt() must set `ended`")
                 demand(sitting.up.halts, "halt() must reach upstream")
                 await self.rest()
