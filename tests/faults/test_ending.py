@@ -175,6 +175,41 @@ def test_ctrl_c_in_a_blocking_call_under_a_running_loop_cancels_and_raises(how: 
     wait_until_blocking(lambda: calls.now == 0)
 
 
+class SlowToAttach:
+    """A stage that makes the start of a run take its time."""
+
+    verb = name = "slow"
+
+    def attach(self, up: Any, scope: Any, seat: Any) -> Any:
+        time.sleep(0.4)
+        return up
+
+    def explain(self) -> str:
+        return "slow"
+
+
+@child(apart={"how": ["for", "with", "run"]})
+def test_ctrl_c_while_a_run_is_being_started_leaves_nothing(how: str) -> None:
+    calls = Calls()
+    stage = flow(numbers).map(waiting(calls, "coroutine"), concurrency=4).through(SlowToAttach())
+    ctrl_c(0.2)
+    with took(3):
+        try:
+            if how == "for":
+                for _ in stage:
+                    pass
+            elif how == "with":
+                with stage.open() as items:
+                    list(items)
+            else:
+                stage.run()
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("Ctrl-C was swallowed")
+    wait_until_blocking(lambda: calls.now == 0)
+
+
 @child
 def test_drain_is_safe_in_a_signal_handler() -> None:
     with flow(numbers).map(nap, concurrency=3).open() as items:

@@ -1,0 +1,528 @@
+"""Parts that the user or the machine provides, misbehaving: the run ends with their error, never hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import resource
+import threading
+import time
+import warnings
+from typing import Any
+
+from overlapped import Overloaded, Rate, Retry, concat, flow, merge, zip_
+from tests.faults.harness import Result, child, no_complaint
+from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, pull_from, took, wait_until
+
+LANES = ["coroutine", "thread", "inline"]
+
+
+def in_lane(lane: str, plain: Any) -> tuple[Any, dict[str, Any]]:
+    """`plain` as a function for that lane, and the options that go with it."""
+    if lane == "coroutine":
+
+        async def fn(item: Any) -> Any:
+            await asyncio.sleep(0)
+            return plain(item)
+
+        return fn, {}
+    return plain, {"on": lane}
+
+
+class Controller:
+    """A user's own, which raises or gives odd limits."""
+
+    reason = "odd"
+    limit = 2
+
+    def __init__(self, gives: Any = 2) -> None:
+        self.gives = gives
+        self.seen = 0
+
+    def finished(self, sample: Any) -> Any:
+        self.seen += 1
+        if self.gives == "raises" and self.seen == 2:
+            raise Boom
+        if self.gives == "jumps":
+            return self.seen * 7 % 20
+        return self.gives if isinstance(self.gives, int) else 2
+
+
+class Spec:
+    """Makes them."""
+
+    def __init__(self, gives: Any) -> None:
+        self.gives = gives
+
+    def controller(self) -> Controller:
+        return Controller(self.gives)
+
+
+@child(lane=LANES, gives=["raises", "jumps", 0, -5, 1])
+async def test_a_controller_that_raises_ends_the_run_and_odd_limits_do_not(lane: str, gives: Any) -> None:
+    fn, options = in_lane(lane, lambda item: item)
+    got: list[int] = []
+    stage = flow(range(300)).map(fn, concurrency=Spec(gives), **options)
+    error = await asyncio.wait_for(gather_from(stage, got), 3)
+    if gives == "raises" and lane != "inline":  # inline, one call is made at a time: nothing to control
+        assert isinstance(error, Boom), repr(error)
+    else:
+        assert error is None
+        assert got == list(range(300))
+
+
+@child(lane=LANES, what=["weigh", "key", "where", "do", "replace", "bool"])
+async def test_an_error_in_a_users_small_function_is_its_items_failure(lane: str, what: str) -> None:
+    def odd(value: Any) -> int:
+        if getattr(value, "args", (value,))[0] == 4:
+            raise Boom(4)
+        return 1
+
+    class OddBool:
+        def __init__(self, item: int) -> None:
+            self.item = item
+
+        def __bool__(self) -> bool:
+            return bool(odd(self.item))
+
+    def fails(item: int) -> int:
+        if what in ("where", "do", "replace"):
+            raise KeyError(item)
+        return item
+
+    fn, options = in_lane(lane, fails)
+    chain: Any = {
+        "weigh": lambda: flow(range(10)).map(fn, rate=Rate(10_000, weigh=odd), **options),
+        "key": lambda: flow(range(10)).map(fn, key=odd, per_key=2, **options),
+        "where": lambda: flow(range(10)).map(fn, **options).catch(KeyError, where=odd, replace=1),
+        "do": lambda: flow(range(10)).map(fn, **options).catch(KeyError, do=odd, replace=1),
+        "replace": lambda: flow(range(10)).map(fn, **options).catch(KeyError, replace=odd),
+        "bool": lambda: flow(range(10)).filter(in_lane(lane, OddBool)[0], **options),
+    }[what]()
+    got: list[int] = []
+    error = await asyncio.wait_for(gather_from(chain, got), 3)
+    assert isinstance(error, Boom), repr(error)
+    assert len(got) == 4
+    report = await asyncio.wait_for(chain.arun(on_failure="keep"), 3)
+    assert (report.items, report.failed) == (9, 1)
+
+
+@child(lane=LANES, what=["weigh", "key", "do", "through"])
+async def test_ctrl_c_inside_a_users_small_function_ends_the_run(lane: str, what: str) -> None:
+    def odd(value: Any) -> int:
+        if getattr(value, "args", (value,))[0] == 4:
+            raise KeyboardInterrupt
+        return 1
+
+    def fails(item: int) -> int:
+        if what == "do":
+            raise KeyError(item)
+        return item
+
+    def sent() -> Any:
+        item = yield
+        while True:
+            odd(item)
+            item = yield item
+
+    fn, options = in_lane(lane, fails)
+    chain: Any = {
+        "weigh": lambda: flow(numbers()).map(fn, rate=Rate(10_000, weigh=odd), **options),
+        "key": lambda: flow(numbers()).map(fn, key=odd, per_key=2, **options),
+        "do": lambda: flow(numbers()).map(fn, **options).catch(KeyError, do=odd, replace=1),
+        "through": lambda: flow(numbers()).map(fn, **options).through(sent).map(nap),
+    }[what]()
+    error = await asyncio.wait_for(gather_from(chain, []), 3)
+    assert isinstance(error, KeyboardInterrupt), repr(error)
+
+
+@child(asked=[1e10, 10**400, float("inf"), -5, float("nan"), "soon", True], lane=LANES)
+async def test_an_absurd_retry_after_neither_stalls_nor_crashes(asked: Any, lane: str) -> None:
+    error = Overloaded(retry_after_s=asked)
+
+    def refuses(item: int) -> int:
+        if item == 3:
+            raise error
+        return item
+
+    fn, options = in_lane(lane, refuses)
+    with took(2):
+        report = await flow(range(10)).map(fn, retry=Retry(3, base_s=0.001), **options).arun(on_failure="keep")
+    assert (report.items, report.failed) == (9, 1)
+
+
+@child(lane=LANES, what=["pause", "rate", "parked", "key"])
+async def test_nothing_that_waits_holds_up_a_close_or_an_error(lane: str, what: str) -> None:
+    def refuses(item: int) -> int:
+        if what in ("pause", "parked") and item == 2:
+            raise Overloaded(retry_after_s=100 if what == "pause" else None)
+        return item
+
+    fn, options = in_lane(lane, refuses)
+    retry = Retry(3, base_s=50, jitter=False) if what in ("pause", "parked") else None
+    rate = Rate(2, per_s=100, burst=2) if what == "rate" else None
+    keys: dict[str, Any] = {"key": lambda item: 0, "per_key": Rate(2, per_s=100, burst=2)} if what == "key" else {}
+    with took(3):
+        stage = flow(numbers).map(fn, concurrency=4, retry=retry, rate=rate, **keys, **options)
+        async with stage.open() as items:
+            assert await anext(items) == 0
+            assert await anext(items) == 1
+            await asyncio.sleep(0.05)
+        got: list[int] = []
+
+        async def consume() -> None:
+            async with stage.open() as items:
+                await gather_from(items, got)
+
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(consume(), 0.3)
+    assert got == [0, 1], got
+
+
+@child
+async def test_whoever_cancels_all_tasks_of_a_loop_ends_the_run() -> None:
+    calls = Calls()
+
+    async def waits(item: int) -> int:
+        with calls.one(item):
+            await asyncio.sleep(30 if item else 0)
+        return item
+
+    for source in (numbers, async_numbers):
+        items = aiter(flow(source).map(waits, concurrency=4))
+        await anext(items)
+        await wait_until(lambda: calls.now == 4)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        error = await asyncio.wait_for(gather_from(items, []), 3)
+        assert error is not None, "an early end must not look like the end"
+        assert not isinstance(error, asyncio.CancelledError), "nobody cancelled the consumer"
+        assert calls.now == 0
+
+
+@child
+async def test_whoever_cancels_a_single_worker_or_source_task_ends_the_run() -> None:
+    async def waits(item: int) -> int:
+        await asyncio.sleep(0.01)
+        return item
+
+    for name in ("waits", "async_numbers"):
+        items = aiter(flow(async_numbers).map(waits, concurrency=3))
+        await anext(items)
+        victims = [task for task in asyncio.all_tasks() if name in task.get_name()]
+        assert victims
+        victims[0].cancel()
+        error = await asyncio.wait_for(gather_from(items, []), 3)
+        assert isinstance(error, Exception), repr(error)
+
+
+@child(where=["error", "end"])
+async def test_a_cancel_while_a_run_closes_by_itself_is_not_swallowed(where: str) -> None:
+    closing = asyncio.Event()
+
+    class Slow:
+        async def aclose(self) -> None:
+            closing.set()
+            await asyncio.sleep(0.2)
+
+    async def uses(item: int, session: Slow) -> int:
+        if where == "error" and item == 2:
+            raise Boom
+        return item
+
+    task = asyncio.create_task(flow(range(3)).map(uses).using(session=Slow).acollect())
+    await closing.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=2)
+    assert task.cancelled(), "the cancel was swallowed"
+
+
+class Refused(Exception):
+    """What a machine says that has no more."""
+
+
+@child(names=["overlapped:loop", "overlapped:numbers", "overlapped:same", "overlapped:over"])
+def test_a_thread_that_cannot_be_started_is_told(names: str) -> None:
+    start = threading.Thread.start
+
+    def same(item: int) -> int:
+        time.sleep(0.001)
+        return item
+
+    def over(items: Any) -> Any:
+        yield from items
+
+    def refuses(self: threading.Thread) -> None:
+        if self.name == names:
+            raise Refused("can't start new thread")
+        start(self)
+
+    threading.Thread.start = refuses  # type: ignore[method-assign]
+    try:
+        with took(3):
+            try:
+                list(flow(numbers(100)).map(same, concurrency=4).through(over))
+            except Refused:
+                pass
+            else:
+                raise AssertionError("nothing was told")
+    finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
+    assert flow(numbers(10)).map(same).through(over).collect() == list(range(10))
+
+
+@child
+def test_a_later_thread_that_cannot_be_started_is_told_or_done_without() -> None:
+    start, started = threading.Thread.start, []
+
+    def same(item: int) -> int:
+        time.sleep(0.005)
+        return item
+
+    def refuses(self: threading.Thread) -> None:
+        if self.name == "overlapped:same":
+            started.append(self)
+            if len(started) > 2:
+                raise Refused("can't start new thread")
+        start(self)
+
+    threading.Thread.start = refuses  # type: ignore[method-assign]
+    got: list[int] = []
+    with took(3):
+        error = pull_from(flow(range(100)).map(same, concurrency=4), got)
+    threading.Thread.start = start  # type: ignore[method-assign]
+    assert isinstance(error, Refused) or got == list(range(100))
+
+
+def but_for_uvloop(result: Result) -> None:
+    """It prints a line for each loop that it could not build."""
+    told = result.err.replace("deallocating an open event loop\n", "")
+    no_complaint(dataclasses.replace(result, err=told))
+
+
+@child(judge=but_for_uvloop)
+def test_a_process_without_descriptors_is_told() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    flow(range(3)).map(nap).collect()  # what stays open for good is open
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(open("/dev/null"))  # noqa: SIM115 - closed below
+        for use in (lambda: list(flow(numbers()).map(nap).take(5)), lambda: flow(range(5)).map(nap).collect()):
+            with took(2):
+                try:
+                    use()
+                except OSError:
+                    continue
+                raise AssertionError("nothing was told")
+    finally:
+        for file in held:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert flow(range(5)).map(nap).collect() == list(range(5))
+
+
+class Sink:
+    """A sink whose writer blocks or fails where it is told to."""
+
+    def __init__(self, where: str, error: BaseException | None = None) -> None:
+        self.where, self.error = where, error
+        self.may_end = threading.Event()
+        self.rows: list[Any] = []
+
+    def _at(self, where: str) -> None:
+        if where == self.where:
+            if self.error is not None:
+                raise self.error
+            self.may_end.wait(30)
+
+    def open(self) -> Any:
+        self._at("open")
+        return self
+
+    def write(self, rows: Any) -> dict[int, Exception]:
+        self._at("write")
+        self.rows += rows
+        return {}
+
+    def commit(self, *marks: Any) -> None:
+        self._at("commit")
+
+    def close(self, ok: bool) -> None:
+        self._at("close")
+
+    def describe(self) -> str:
+        return "Sink"
+
+
+@child(where=["open", "write", "close"], base=[False, True])
+async def test_a_sink_that_fails_is_told(where: str, base: bool) -> None:
+    error = KeyboardInterrupt() if base else Boom(where)
+    got: list[int] = []
+    raised = await asyncio.wait_for(gather_from(flow(numbers(20)).map(nap).to(Sink(where, error)), got), 3)
+    assert raised is error, repr(raised)
+    assert where == "close" or got == []
+
+
+@child(apart={"where": ["write", "close", "open"]})
+async def test_a_sink_that_blocks_is_abandoned_after_its_grace_with_a_warning(where: str) -> None:
+    sink = Sink(where)
+    with took(7), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(flow(range(20)).map(nap).to(sink).arun(), 0.3)
+    sink.may_end.set()
+    assert any(issubclass(one.category, ResourceWarning) for one in told), told
+
+
+@child(how=["merge", "concat", "zip_"], fault=["break", "source error", "stage error", "cancel", "take"])
+async def test_several_sources_end_as_one(how: str, fault: str) -> None:
+    error, closed, calls = Boom(), [], Calls()
+
+    def source(name: int, stop: int | None = None) -> Any:
+        def of() -> Any:
+            try:
+                for n in itertools.count():
+                    if fault == "source error" and name == 0 and n == 20:
+                        raise error
+                    if n == stop:
+                        return
+                    yield n
+            finally:
+                closed.append(name)
+
+        return of
+
+    async def counted(item: int) -> int:
+        with calls.one(item):
+            await asyncio.sleep(0.001)
+            if fault == "stage error" and item == 10:
+                raise error
+        return item
+
+    parts = [flow(source(n, 30 if how == "concat" else None)).map(counted, concurrency=2) for n in range(3)]
+    chain = {"merge": merge, "concat": concat, "zip_": zip_}[how](*parts, async_numbers).map(nap, concurrency=2)
+    raised: BaseException | None = None
+    if fault == "take":
+        assert len(await asyncio.wait_for(chain.take(50).acollect(), 3)) == 50
+    elif fault == "cancel":
+        task = asyncio.create_task(chain.arun())
+        await wait_until(lambda: len(calls.started) > 15)
+        task.cancel()
+        await asyncio.wait([task], timeout=3)
+        assert task.cancelled()
+    else:
+        async with chain.open() as items:
+            if fault == "break":
+                for _ in range(20):
+                    await anext(items)
+            else:
+                raised = await asyncio.wait_for(gather_from(items, []), 3)
+    assert raised is (error if "error" in fault else None), repr(raised)
+    assert calls.now == 0
+    wanted = {0, 1, 2} if how != "concat" else {0}
+    assert wanted <= set(closed), closed
+    assert len(closed) == len(set(closed))
+
+
+@child
+async def test_a_long_chain_needs_no_deep_stack() -> None:
+    chain = flow(range(50))
+    for n in range(150):
+        chain = (
+            chain.skip(0) if n % 5 == 0 else
+            chain.map(nap, concurrency=2) if n % 5 == 1 else
+            chain.batch(2).flatten() if n % 5 == 2 else
+            chain.filter(lambda item: True, on="inline") if n % 5 == 3 else
+            chain.catch(Boom)
+        )
+    assert await asyncio.wait_for(chain.acollect(), 8) == list(range(50))
+
+
+@child
+async def test_a_run_closed_from_inside_one_of_its_calls_does_not_hang() -> None:
+    items: Any = None
+
+    async def closes(item: int) -> int:
+        if item == 3:
+            await items.aclose()
+        return item
+
+    items = aiter(flow(numbers()).map(closes, concurrency=2))
+    got: list[int] = []
+    await asyncio.wait_for(gather_from(items, got), 4)
+    assert got == list(range(len(got)))
+
+
+@child(lane=["coroutine", "thread"])
+async def test_draining_twice_or_late_or_early_is_fine(lane: str) -> None:
+    def plain(item: int) -> int:
+        time.sleep(0.001)
+        return item
+
+    fn = nap if lane == "coroutine" else plain
+    for early in (True, False):
+        items = aiter(flow(numbers()).map(fn, concurrency=3).batch(7))
+        if early:
+            items.drain()
+        await anext(items)
+        items.drain()
+        items.drain()
+        got: list[Any] = []
+        assert await asyncio.wait_for(gather_from(items, got), 3) is None
+        items.drain()
+        flat = list(itertools.chain(*got))
+        assert flat == list(range(7, 7 + len(flat)))
+
+
+@child(lane=LANES)
+async def test_drain_finishes_what_is_parked(lane: str) -> None:
+    tries: list[int] = []
+
+    def once_late(item: int) -> int:
+        if item == 1:
+            tries.append(item)
+            if len(tries) == 1:
+                raise Overloaded
+        return item
+
+    fn, options = in_lane(lane, once_late)
+    stage = flow(numbers()).map(fn, concurrency=2, retry=Retry(2, base_s=1.1, jitter=False), **options)
+    async with stage.open() as items:
+        assert await anext(items) == 0
+        await wait_until(lambda: bool(tries))
+        items.drain()
+        got = [item async for item in items]
+    assert got == list(range(1, 1 + len(got)))
+    assert len(tries) == 2
+
+
+@child
+def test_stats_may_be_asked_for_at_any_time_from_any_thread() -> None:
+    def plain(item: int) -> int:
+        if item % 7 == 0:
+            raise Boom
+        return item
+
+    asked: list[Any] = []
+    with flow(range(3_000)).map(plain, on="thread").map(nap).batch(5).open(on_failure="keep") as items:
+        is_over = threading.Event()
+
+        def asks() -> None:
+            while not is_over.is_set():
+                asked.append(items.stats())
+                str(items.report)
+
+        threads = [threading.Thread(target=asks) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert pull_from(items, []) is None
+        is_over.set()
+        for thread in threads:
+            thread.join()
+    assert len(asked) > 5
+    assert items.stats().failed == 429
