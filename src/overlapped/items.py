@@ -176,8 +176,14 @@ class _Bridge:
         self._has_started = threading.Event()
         context = contextvars.copy_context()
         self.thread = threading.Thread(target=context.run, args=(self._serve,), name="overlapped:loop", daemon=True)
-        self.thread.start()
-        self._has_started.wait()
+        self.is_unwanted = False
+        try:
+            self.thread.start()
+            self._has_started.wait()
+        except BaseException:  # Ctrl-C just now: nobody will ever hold this run
+            self.is_unwanted = True
+            self.stop()
+            raise
 
     # -- in the loop's thread ------------------------------------------------------------------------
 
@@ -195,6 +201,8 @@ class _Bridge:
         self.run = run = Run(self._flow, self._options)
         run.listeners.append(self._answer)
         self._has_started.set()
+        if self.is_unwanted:
+            run.stop()
         await asyncio.wait([run.finished])
         self.outcome = run.outcome()
 

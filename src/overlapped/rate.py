@@ -94,6 +94,10 @@ class Bucket:
         early_s = max(0.0, self._burst - 1) * self._interval_s
         return max(begin_s, max(self._tat_s, begin_s) - early_s) - now_s
 
+    def is_full(self, now_s: float) -> bool:
+        """True if it is as good as new: nothing that was reserved counts any more."""
+        return max(self._tat_s, self._paused_until_s) <= now_s
+
     def give_back(self, weight: float = 1.0) -> None:
         """Undo a reservation whose call never started; those who reserved later keep their times."""
         self._tat_s -= weight * self._interval_s

@@ -138,7 +138,8 @@ class Run(Scope):
     async def _open(self, stack: AsyncExitStack) -> None:
         """Open resources and the sink; whoever ends the run meanwhile cancels it."""
         for name, factory in self.factories.items():
-            if name not in self.per_worker and not self.chain.is_empty:
+            is_on_loop = name not in self.per_worker or name in self.needed_on_loop
+            if is_on_loop and not self.chain.is_empty:
                 self.resources[name] = await open_on_loop(factory, stack)
         for open_ in self.openers:
             await open_()
@@ -169,7 +170,8 @@ class Run(Scope):
 
     async def _end_tasks(self) -> None:
         for task in self.tasks:
-            task.cancel()
+            if not task.cancelling():  # once is enough: a second one would cut its clean-up short
+                task.cancel()
         named: set[asyncio.Task[object]] = set()
         while pending := [task for task in self.tasks if not task.done()]:
             before = self.loop.time()

@@ -135,4 +135,7 @@ class Keys:
         self._next(key)
 
     def _is_idle(self, key: _Key) -> bool:
-        return not (key.running or key.jobs) and self._delay_s(key) <= 0
+        """True if there is nothing to remember: a bucket that is not full again would be forgotten too early."""
+        if key.running or key.jobs or self._delay_s(key) > 0:
+            return False
+        return key.bucket is None or key.bucket.is_full(self.scope.clock())

@@ -274,7 +274,7 @@ class TaskFeed(Buffered):
 
     def _cancel(self) -> None:
         self.is_finished = True
-        if self._task is not None:
+        if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 
     async def _pull(self) -> None:

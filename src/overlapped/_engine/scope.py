@@ -89,6 +89,7 @@ class Scope:
         self.closing = False
         self.is_failing = False  # a failure is known that will end the run
         self.resources: dict[str, object] = {}
+        self.needed_on_loop: set[str] = set()  # resources per worker that a call on the loop uses: one for all of it
         self.factories: dict[str, Callable[[], object]] = {}
         self._buckets: dict[int, tuple[Rate, Bucket]] = {}
         self._timers: set[asyncio.TimerHandle] = set()

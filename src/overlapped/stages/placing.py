@@ -71,7 +71,9 @@ class Placing:
         self.names = [n for n in described.wants if n in seat.resources]
         self.per_worker = [n for n in self.names if n in seat.per_worker]
         self.judged: list[tuple[float, float]] | None = None
-        may_move = self.is_auto and described.kind == "plain" and not crew.spec.many
+        if self.lane != "thread":
+            crew.scope.needed_on_loop.update(self.per_worker)
+        may_move = self.is_auto and not self.per_worker and described.kind == "plain" and not crew.spec.many
         if may_move and crew.spec.timeout_s is None and (crew.learns or crew.limit > 1):
             self.judged = []  # with concurrency=1 it is one thread from the first call to the last
 
@@ -161,7 +163,7 @@ class Placing:
     def _found_awaitable(self, job: Job, value: Any) -> BaseException | None:
         """A function that looked plain returned a coroutine: await it here, and call it here from now on."""
         verb = self.crew.spec.verb
-        if not self.is_auto or (is_generator(value) and not self.crew.spec.many):
+        if not self.is_auto or self.per_worker or (is_generator(value) and not self.crew.spec.many):
             return refuse_result(value, self.described, "thread", verb=verb)
         if self.crew.spec.many:
             job.pending = functools.partial(coroutine.finish_many, value, self.described.name)
