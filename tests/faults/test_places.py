@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from overlapped import AUTO, Retry, TooManyFailures, flow
+from overlapped import AUTO, CallTimeout, Retry, TooManyFailures, flow
 from tests.faults.harness import child
 from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, wait_until
 
@@ -120,6 +120,45 @@ async def test_empty_generators_do_not_hold_the_next_one_back(kind: str) -> None
     fn, options = stream(kind, sometimes)
     got = await flow(range(2_001)).flat_map(fn, concurrency=3, **options).acollect()
     assert got == list(range(0, 2_001, 100))
+
+
+@child(kind=["generator", "async_generator", "thread_iterator"], ordered=[True, False])
+async def test_a_generator_that_waits_for_its_consumer_is_not_timed_out_and_one_that_hangs_is(
+    kind: str, ordered: bool
+) -> None:
+    may_end = threading.Event()
+
+    def gives_many(item: int) -> Any:
+        for n in range(500):
+            yield item, n
+
+    def hangs(item: int) -> Any:
+        yield from gives_many(item)
+        may_end.wait(5)
+
+    async def hangs_async(item: int) -> Any:
+        for part in gives_many(item):
+            yield part
+        await asyncio.sleep(30)
+
+    fn, options = stream(kind, gives_many)
+    stage = flow(range(3)).flat_map(fn, concurrency=2, ordered=ordered, timeout_s=0.25, **options)
+    async with stage.open() as items:
+        first = await anext(items)
+        await asyncio.sleep(0.6)
+        got = [first, *[item async for item in items]]
+    assert sorted(got) == [(item, n) for item in range(3) for n in range(500)]
+
+    fn, options = (hangs_async, {}) if kind == "async_generator" else stream(kind, hangs)
+    stage = flow(range(3)).flat_map(fn, concurrency=2, ordered=ordered, timeout_s=0.25, **options)
+    got = []
+    async with stage.open() as items:
+        await anext(items)
+        await asyncio.sleep(0.6)
+        error = await asyncio.wait_for(gather_from(items, got), 3)
+        may_end.set()
+    assert isinstance(error, CallTimeout), repr(error)
+    assert len(got) >= 499
 
 
 LANES = ["coroutine", "thread", "inline"]
