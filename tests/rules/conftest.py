@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from overlapped._engine.loop import new_loop
 from tests.rules.kit import LANES, SOURCES, WAYS
 
 
@@ -24,9 +23,3 @@ def lane(request: pytest.FixtureRequest) -> str:
 def source(request: pytest.FixtureRequest) -> str:
     """What items come from."""
     return str(request.param)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def loop_made_once() -> None:
-    """libuv opens one pair of descriptors for the whole process with its first loop, and keeps it."""
-    new_loop().close()

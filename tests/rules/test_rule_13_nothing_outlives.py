@@ -143,6 +143,28 @@ async def test_a_coroutine_that_ignores_its_cancel_is_awaited_and_named_after_5_
 
 
 @virtual
+async def test_a_warning_that_is_an_error_does_not_stop_the_taking_down():
+    calls = Calls(service_s=1.0)
+
+    async def stubborn(n):
+        until = now_s() + 12.0
+        while now_s() < until:
+            try:
+                await asyncio.sleep(until - now_s())
+            except asyncio.CancelledError:
+                pass
+
+    task = asyncio.ensure_future(_to_the_end(flow([1]).map(calls).map(stubborn)))
+    await asyncio.sleep(2)
+    task.cancel()
+    await asyncio.wait([task], timeout=60)  # with warnings as errors, as in all our tests
+    assert task.done()
+    assert now_s() == 13.0
+    assert len(asyncio.all_tasks()) == 1
+    assert task.cancelled() or isinstance(task.exception(), RuntimeWarning)
+
+
+@virtual
 async def test_clean_up_in_a_cancelled_call_runs_to_its_end():
     steps = []
 
