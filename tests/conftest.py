@@ -33,6 +33,14 @@ def limit(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def loop_made_once() -> None:
+    """libuv opens one pair of descriptors for the whole process with its first loop, and keeps it."""
+    from overlapped._engine.loop import new_loop
+
+    new_loop().close()
+
+
 @pytest.fixture
 def no_blocking_calls() -> Iterator[None]:
     """Fails a test whose event loop is blocked by a known blocking call."""
@@ -61,6 +69,14 @@ def loop_errors() -> Iterator[list[str]]:
     logger.addHandler(handler)
     yield handler.messages
     logger.removeHandler(handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop_made_once() -> None:
+    """libuv opens one pair of descriptors for the whole process with its first loop, and keeps it."""
+    from overlapped._engine.loop import new_loop
+
+    new_loop().close()
 
 
 @pytest.fixture(autouse=True)
@@ -102,9 +118,7 @@ def _pending_tasks() -> set[str]:
 
 def _our_threads() -> set[str]:
     return {
-        f"{thread.name} ({thread.ident})"
-        for thread in threading.enumerate()
-        if thread.name.startswith("overlapped")
+        f"{thread.name} ({thread.ident})" for thread in threading.enumerate() if thread.name.startswith("overlapped")
     }
 
 

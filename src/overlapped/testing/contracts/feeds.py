@@ -248,11 +248,11 @@ class Sitting:
             self.run.warden.result()  # halt() has raised
         if exc_info[1] is None:
             self.look()
+            if errors := self.run.cleanup_errors:
+                raise AssertionError(f"an error while the run was closed: {errors[0]!r}") from errors[0]
             demand(self.up.halts, "the run was ended, but halt() did not reach upstream")
             demand(self.feed.ended, "the run was ended, but `ended` is False")
             demand(self.up.starts <= 1, f"it started upstream {self.up.starts} times")
-            if self.run.cleanup_errors:
-                raise AssertionError("an error while the run was closed") from self.run.cleanup_errors[0]
 
     def _hear(self) -> None:
         self.heard.set()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from overlapped._engine.ports import Outcome, Port
 
-LONGEST_S: Final = 5.0
-"""When a port that gives no outcome is given up."""
+QUIET_S: Final = 2.5
+"""When a port from which nothing comes is given up."""
 
 SETTLE_S: Final = 0.008
 """How long something that must not happen is waited for; several times what a hop takes."""
@@ -117,6 +117,7 @@ class Use:
         self._thread = threading.get_ident()
         self._put: set[int] = set()
         self._is_closed = False
+        self._heard_s = 0.0
         self._breaches: list[str] = []
         self.before = _alive()
         self.outcomes: dict[int, Outcome] = {}
@@ -125,7 +126,7 @@ class Use:
     async def __aenter__(self) -> Self:
         """Make and open the port."""
         self.port = self._make_port(call_many if self._many else call_one, many=self._many)
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # a call may write yet
         self.port.open(self._deliver)
         return self
 
@@ -133,17 +134,21 @@ class Use:
         """Let all calls end and close the port; nothing may be left of it."""
         self.let_go()
         if not self._is_closed:
-            await self.port.close(LONGEST_S / 2)
+            await self.port.close(QUIET_S)
             self._is_closed = True
+        deadline = time.monotonic() + QUIET_S
+        while (left := _alive() - self.before) and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread's end tells nobody
+            await asyncio.sleep(POLL_S)
+        self._folder.cleanup()
         if exc_info[1] is None:
-            await self.until(lambda: not _alive() - self.before, lambda: f"left after close: {_alive() - self.before}")
+            demand(not left, f"left after close: {', '.join(sorted(left))}")
             await asyncio.sleep(0)
             self.look()
-        self._folder.cleanup()
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         if threading.get_ident() != self._thread:
             self._breaches.append("outcomes must be delivered on the loop")
+        self._heard_s = time.monotonic()
         for outcome in outcomes:
             number = outcome.number
             if self._is_closed:
@@ -197,10 +202,10 @@ class Use:
 
     async def until(self, holds: Callable[[], object], says: Callable[[], str]) -> None:
         """Wait for something that must happen."""
-        deadline = time.monotonic() + LONGEST_S / 2
+        self._heard_s = time.monotonic()
         while not holds():
             self.look()
-            demand(time.monotonic() < deadline, says())
+            demand(time.monotonic() - self._heard_s < QUIET_S, says())
             await asyncio.sleep(POLL_S)
 
     async def until_started(self, count: int) -> None:

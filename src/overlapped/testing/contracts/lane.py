@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.trays import DROPPED, TRAY_SIZE, Spread
 from overlapped.testing.contracts.base import demand
-from overlapped.testing.contracts.jobs import ERRORS, LONGEST_S, POLL_S, SETTLE_S, Call, Use
+from overlapped.testing.contracts.jobs import ERRORS, POLL_S, QUIET_S, SETTLE_S, Call, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from overlapped.testing.contracts.jobs import MakePort
 
 STRESS_JOBS: Final = 300
+
+LONGEST_S: Final = 25.0
+"""When a scenario that comes to no end is given up."""
 
 
 def check_lane(make_port: MakePort) -> None:
@@ -234,7 +237,7 @@ async def _closes_in_grace(make_port: MakePort) -> None:
         use.port.limit(1)
         use.put(0, 1, 2, is_gated=True)
         await use.until_started(1)
-        closing = asyncio.ensure_future(use.close(LONGEST_S / 2))
+        closing = asyncio.ensure_future(use.close(QUIET_S))
         await asyncio.sleep(0)
         use.let_go()
         demand(await closing == 0, "the call ended within its grace, so close() must return 0")
