@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.resources import open_on_loop
@@ -119,9 +119,11 @@ class Run(Scope):
         stack = AsyncExitStack()
         opening = asyncio.Task(self._open(stack), loop=self.loop, name="overlapped:open")
         try:
-            await asyncio.wait([opening, self.end], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [opening, self.end]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self.end.done():
-                opening.result()
+                if (error := opening.result()) is not None:
+                    raise error
                 self.has_started = True
                 self.chain.start()
                 self._watch_progress()
@@ -135,8 +137,20 @@ class Run(Scope):
             opening.cancel()
             await self._take_down(stack, opening)
 
-    async def _open(self, stack: AsyncExitStack) -> None:
-        """Open resources and the sink; whoever ends the run meanwhile cancels it."""
+    async def _open(self, stack: AsyncExitStack) -> BaseException | None:
+        """Open resources and the sink; whoever ends the run meanwhile cancels it.
+
+        An error is returned: a task that raises KeyboardInterrupt would end its loop, not its run.
+        """
+        try:
+            await self._open_all(stack)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised by the warden
+            return error
+        return None
+
+    async def _open_all(self, stack: AsyncExitStack) -> None:
         for name, factory in self.factories.items():
             is_on_loop = name not in self.per_worker or name in self.needed_on_loop
             if is_on_loop and not self.chain.is_empty:
@@ -144,7 +158,7 @@ class Run(Scope):
         for open_ in self.openers:
             await open_()
 
-    async def _take_down(self, stack: AsyncExitStack, opening: asyncio.Task[None]) -> None:
+    async def _take_down(self, stack: AsyncExitStack, opening: asyncio.Task[BaseException | None]) -> None:
         """Cancel what runs, close what is open, and wait for all of it, however often we are cancelled."""
         self.closing = True
         self.is_over = True
@@ -192,13 +206,19 @@ class Run(Scope):
             self.cleanup_errors.append(error)
 
     async def _finish(self, *works: Coroutine[object, object, object]) -> None:
-        """Run all of `works` to their end; their errors are kept."""
-        tasks = {asyncio.Task(work, loop=self.loop, name="overlapped:close") for work in works}
+        """Run all of `works` to their end, however often we are cancelled; their errors are kept."""
+
+        async def finish(work: Coroutine[object, object, object]) -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
+                self.cleanup_errors.append(error)
+
+        tasks = {asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in works}
         while not all(task.done() for task in tasks):
             await _wait(tasks, None)
-        for task in tasks:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self.cleanup_errors.append(error)
 
     def stop(self) -> None:
         """Ask the warden to take everything down."""

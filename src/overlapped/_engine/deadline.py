@@ -15,18 +15,26 @@ if TYPE_CHECKING:
 class Timed(Protocol):
     """Something that makes one attempt at a time."""
 
-    started_s: float  # infinity while there is none
-    is_overdue: bool  # this attempt has been reported already
+    @property
+    def started_s(self) -> float:
+        """When it started; infinity while its time does not count."""
+        ...
 
 
 T = TypeVar("T", bound=Timed)
 
 
 class Deadline(Generic[T]):
-    """Finds attempts that have run for `timeout_s` and reports each once.
+    """Finds attempts that have run for `timeout_s`.
 
     All attempts of a stage have the same time, so the earliest start has the earliest end, and a timer
-    for that one is enough. It rests while nothing runs.
+    for that one is enough. It rests while nothing is to be done.
+
+    Args:
+        timeout_s: of one attempt; None: this does nothing.
+        running: the attempts that have not been reported yet.
+        expire: told of one whose time is up; it must not be among the running after that.
+        is_busy: True if attempts are under way or to come, even if none is running just now.
     """
 
     def __init__(
@@ -35,29 +43,38 @@ class Deadline(Generic[T]):
         timeout_s: float | None,
         running: Callable[[], Iterable[T]],
         expire: Callable[[T], None],
+        is_busy: Callable[[], int],
     ) -> None:
         self.scope = scope
         self.timeout_s = math.inf if timeout_s is None else timeout_s
         self.running = running
         self.expire = expire
+        self.is_busy = is_busy
         self.timer: asyncio.TimerHandle | None = None
+        self.due_s = math.inf
 
-    def watch(self) -> None:
-        """An attempt is about to start."""
-        if self.timer is None and self.timeout_s != math.inf:
-            self.timer = self.scope.later(self.timeout_s, self._look)
+    def watch(self, started_s: float | None = None) -> None:
+        """An attempt is about to start, or has gone on that had started at `started_s`."""
+        if self.timeout_s == math.inf or (self.timer is not None and started_s is None):
+            return
+        now = self.scope.clock()
+        due = (now if started_s is None else started_s) + self.timeout_s
+        if self.timer is None or due < self.due_s:
+            self._arm(due, now)
+
+    def _arm(self, due_s: float, now_s: float) -> None:
+        self.scope.forget(self.timer)
+        self.due_s = due_s
+        self.timer = self.scope.later(due_s - now_s, self._look)
 
     def _look(self) -> None:
         self.timer = None
         now = self.scope.clock()
         earliest = math.inf
         for one in list(self.running()):
-            if one.is_overdue:
-                continue
             if now - one.started_s >= self.timeout_s - 1e-6:  # timers may fire a clock step early
-                one.is_overdue = True
                 self.expire(one)
             else:
                 earliest = min(earliest, one.started_s)
-        if earliest != math.inf:
-            self.timer = self.scope.later(earliest + self.timeout_s - now, self._look)
+        if earliest != math.inf or self.is_busy():
+            self._arm(min(earliest, now) + self.timeout_s, now)

@@ -67,7 +67,7 @@ class Direct:
         self.idle = 0
         self.sleepers: deque[asyncio.Future[None]] = deque()
         self.emitters: deque[asyncio.Future[None]] = deque()
-        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, lambda: self.slots, self._expire)
+        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire, self.busy)
         self.retired: Callable[[], None] | None = None
 
     # -- the shape, seen from the crew --------------------------------------------------------------
@@ -375,6 +375,7 @@ class Direct:
         elif tray.is_full:
             await tray.wait_for_room()
         slot.started_s = started + crew.scope.clock() - before
+        self.deadline.watch(slot.started_s)
 
     async def _own(self, slot: _Slot, job: Job, error: BaseException) -> BaseException:
         """The error as the item's own; raises CancelledError if it is this worker that was to end."""
@@ -423,8 +424,12 @@ class Direct:
             pass
         slot.is_overdue = False
 
+    def _timed(self) -> list[_Slot]:
+        return [slot for slot in self.slots if not slot.is_overdue]
+
     def _expire(self, slot: _Slot) -> None:
         if slot.task is not None:
+            slot.is_overdue = True
             slot.task.cancel()
 
     # -- what the controller sees -----------------------------------------------------------------------

@@ -44,12 +44,11 @@ class Outcome(NamedTuple):
     in_flight: int = 1
 
 
-class Running(Protocol):
-    """A place of the port that makes a call now."""
+class Running(NamedTuple):
+    """A call that a port makes now. A snapshot: its place may be at the next one already."""
 
+    number: int
     started_s: float
-    is_overdue: bool
-    index: int
 
 
 class Port(Protocol):
@@ -124,7 +123,7 @@ class Ported:
         self.is_pumping = self.is_woken = False
         self.is_open = False
         self.retired: Callable[[], None] | None = None
-        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire)
+        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire, self.busy)
         self.one_by_one = crew.bucket is not None or crew.keys is not None or crew.up.gathers
         crew.scope.closers.append(self.close)
 
@@ -177,16 +176,16 @@ class Ported:
         for job_ in [j for j in self.held if j.index > index]:
             self.crew.scope.forget(self.held.pop(job_))
         for running in list(self.port.running()):
-            if running.index > index and running.index in self.pending:
-                self.port.cancel(running.index)
-                self.port.acknowledge(running.index, -1)
+            if running.number > index and running.number in self.pending:
+                self.port.cancel(running.number)
+                self.port.acknowledge(running.number, -1)
                 self._lose(running)
 
     def _lose(self, running: Running) -> None:
         """Its item needs no answer any more; its slot stays taken until the call ends."""
         crew = self.crew
-        self.lost[running.index] = self.pending.pop(running.index)
-        self.unacknowledged.pop(running.index, None)
+        self.lost[running.number] = self.pending.pop(running.number)
+        self.unacknowledged.pop(running.number, None)
         crew.calls += 1
         crew.service_s += crew.scope.clock() - running.started_s
 
@@ -393,22 +392,22 @@ class Ported:
     # -- time-outs ---------------------------------------------------------------------------------------
 
     def _timed(self) -> list[Running]:
-        return [running for running in self.port.running() if running.index in self.pending]
+        return [running for running in self.port.running() if running.number in self.pending]
 
     def _expire(self, running: Running) -> None:
         """The item fails at once and for good: its call may still be at work, so it is not made again."""
         crew = self.crew
-        job = self.pending.get(running.index)
+        job = self.pending.get(running.number)
         if job is None:
             return
         error = crew.timed_out()
         self._lose(running)
         if crew.learns:
             crew.learn(running.started_s, crew.scope.clock(), "drop", self.limit, binding=True)
-        if self.port.cancel(running.index):
-            del self.lost[running.index]
+        if self.port.cancel(running.number):
+            del self.lost[running.number]
         else:
-            self.overdue.add(running.index)
+            self.overdue.add(running.number)
             error.add_note(
                 f"overlapped: a call in lane {self.lane!r} cannot be cancelled; it still runs, its slot is held"
             )

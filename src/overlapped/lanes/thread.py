@@ -12,11 +12,14 @@ from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.ports import Outcome
+from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.trays import DROPPED, TRAY_SIZE, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+ANY: Final = -1
+"""An acknowledgement for whatever call the thread makes."""
 
 WHY: Final = "a plain function may block, so it does not run on the loop"
 
@@ -24,13 +27,11 @@ WHY: Final = "a plain function may block, so it does not run on the loop"
 class _Hand:
     """One thread: the call it makes now."""
 
-    __slots__ = ("acks", "index", "is_overdue", "started_s", "thread")
+    __slots__ = ("acks", "call", "thread")
 
     def __init__(self) -> None:
-        self.index = -1
-        self.started_s = math.inf
+        self.call: Running | None = None  # written by the thread in one store, read by the loop in one load
         self.acks: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()  # (which item, how many)
-        self.is_overdue = False
         self.thread: threading.Thread | None = None
 
 
@@ -147,14 +148,14 @@ class ThreadPort:
                 self._in_port -= len(jobs)
                 return jobs
 
-    def running(self) -> Iterable[_Hand]:
+    def running(self) -> Iterable[Running]:
         """The threads that are in a call."""
-        return [hand for hand in self._hands if hand.started_s != math.inf]
+        return [call for hand in self._hands if (call := hand.call) is not None]
 
     def acknowledge(self, index: int, count: int) -> None:
         """Let a generator go on; -1 tells it that nobody wants more."""
         for hand in self._hands:
-            if hand.index == index:
+            if (call := hand.call) is not None and call.number == index:
                 hand.acks.put((index, count))
 
     def cancel(self, index: int) -> bool:
@@ -168,7 +169,7 @@ class ThreadPort:
         self._left = asyncio.Event()
         for hand in self._hands:
             self._calls.put(False)
-            hand.acks.put((hand.index, -1))
+            hand.acks.put((ANY, -1))
         deadline = self._loop.time() + grace_s
         while self._hands and (left_s := deadline - self._loop.time()) > 0:
             self._left.clear()
@@ -236,30 +237,29 @@ class ThreadPort:
                 index, item = self._jobs.popleft()
                 self._in_flight += 1
                 in_flight = self._in_flight
-            hand.index = index
-            hand.is_overdue = False
             cpu = time.thread_time()  # outside of the wall clock's span: a short call must not look as if it waited
-            hand.started_s = started = self._clock()
+            started = self._clock()
+            hand.call = Running(index, started)
             try:
                 if call is None:
                     call = self._bind(stack)
                 value: object = call(item)
                 if self._many:
-                    value = self._hand_out(hand, value)
+                    value = self._hand_out(hand, hand.call, value)
             except BaseException as raised:  # noqa: BLE001 - becomes the item's failure, or ends the run
                 outcome = Outcome(index, "error", raised)
             else:
                 outcome = Outcome(index, "ok", value)
             ended = self._clock()
             cpu = time.thread_time() - cpu
-            hand.started_s = math.inf
+            hand.call = None
             with self._lock:
                 self._in_flight -= 1
             self._send(outcome._replace(started_s=started, ended_s=ended, cpu_s=cpu, in_flight=in_flight))
             del item, outcome  # nothing of an item is kept while the thread waits
             value = None
 
-    def _hand_out(self, hand: _Hand, value: Any) -> object:
+    def _hand_out(self, hand: _Hand, call: Running, value: Any) -> object:
         """Give a generator's outputs on as they come, never more than a tray ahead of their turn."""
         if not hasattr(value, "__next__"):
             return spread(value, self._name)
@@ -267,11 +267,15 @@ class ThreadPort:
         untaken = 0
         try:
             for result in results:
-                self._send(Outcome(hand.index, "part", [result]))
+                self._send(Outcome(call.number, "part", [result]))
                 untaken += 1
                 while untaken >= TRAY_SIZE or not hand.acks.empty():
+                    before = self._clock()
+                    hand.call = call._replace(started_s=math.inf)  # waiting for its consumer is not its time
                     index, taken = hand.acks.get()
-                    if index != hand.index:
+                    call = call._replace(started_s=call.started_s + self._clock() - before)
+                    hand.call = call
+                    if index not in (call.number, ANY):
                         continue  # meant for the call before
                     if taken < 0:
                         return DROPPED

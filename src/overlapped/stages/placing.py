@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import is_awaitable, is_generator, refuse_result
@@ -147,7 +146,7 @@ class Placing:
         if len(judged) < JUDGED_CALLS:
             return
         wall, cpu = sum(w for w, _ in judged), sum(c for _, c in judged)
-        median = statistics.median(w for w, _ in judged)
+        median = sorted(w for w, _ in judged)[len(judged) // 2]
         judged.clear()
         if median < SHORT_CALL_S and cpu >= NEVER_WAITS * wall:
             self.judged = None

@@ -198,7 +198,7 @@ class Use:
 
     def running(self) -> dict[int, float]:
         """What the port says that it is doing: numbers, and when each was started."""
-        return {running.index: running.started_s for running in self.port.running()}
+        return {running.number: running.started_s for running in self.port.running()}
 
     async def until(self, holds: Callable[[], object], says: Callable[[], str]) -> None:
         """Wait for something that must happen."""
