@@ -33,7 +33,7 @@ def in_lane(lane: str, plain: Any) -> tuple[Any, dict[str, Any]]:
 # -- parked ---------------------------------------------------------------------------------------------
 
 
-@child(lane=LANES, ordered=[True, False])
+@child(apart={"ordered": [True, False]}, lane=LANES)
 def test_a_parked_head_runs_when_due_though_look_ahead_is_full(lane: str, ordered: bool) -> None:
     tries: list[int] = []
 

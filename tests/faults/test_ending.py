@@ -13,7 +13,7 @@ from typing import Any
 
 from overlapped import UsageError, flow
 from tests.faults.harness import LIMIT_S, OK, Result, child
-from tests.faults.kit import Boom, Calls, async_numbers, nap, numbers, pull_from, took, wait_until_blocking
+from tests.faults.kit import Boom, Calls, async_numbers, nap, numbers, pull_from, short_grace, took, wait_until_blocking
 
 KEPT: list[Any] = []  # what a module keeps alive until the interpreter ends
 
@@ -303,8 +303,9 @@ def test_an_error_that_ends_the_program_is_the_only_one_shown(lane: str) -> None
         raise Boom
 
 
-@child(judge=lambda result: is_quiet(result, err="ResourceWarning"), apart={"what": ["call", "source"]})
+@child(judge=lambda result: is_quiet(result, at_most_s=5, err="ResourceWarning"), apart={"what": ["call", "source"]})
 def test_exit_does_not_wait_for_ever_for_what_blocks(what: str) -> None:
+    short_grace()
     never = threading.Event()
 
     def blocks(item: int) -> int:

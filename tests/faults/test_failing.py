@@ -177,10 +177,13 @@ async def test_a_call_that_is_cancelled_from_inside_does_not_hang() -> None:
 
 @child(lane=LANES)
 async def test_all_errors_of_one_moment_can_be_reached(lane: str) -> None:
-    together = threading.Barrier(3)
+    together, all_wait = threading.Barrier(3), asyncio.Event()
 
     async def all_at_once(item: int) -> int:
-        await asyncio.sleep(0.02)
+        if item == 2:
+            all_wait.set()
+        await all_wait.wait()
+        await asyncio.sleep(0)
         raise Boom(item)
 
     def all_at_once_plain(item: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from overlapped import Overloaded, Rate, Retry, concat, flow, merge, zip_
 from tests.faults.harness import Result, child, no_complaint
-from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, pull_from, took, wait_until
+from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, pull_from, short_grace, took, wait_until
 
 LANES = ["coroutine", "thread", "inline"]
 
@@ -368,10 +368,11 @@ async def test_a_sink_that_fails_is_told(where: str, base: bool) -> None:
     assert where == "close" or got == []
 
 
-@child(apart={"where": ["write", "close", "open"]})
+@child(where=["write", "close", "open"])
 async def test_a_sink_that_blocks_is_abandoned_after_its_grace_with_a_warning(where: str) -> None:
+    short_grace()
     sink = Sink(where)
-    with took(7), warnings.catch_warnings(record=True) as told:
+    with took(2), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(flow(range(20)).map(nap).to(sink).arun(), 0.3)

@@ -14,7 +14,7 @@ from typing import Any
 
 from overlapped import UsageError, flow
 from tests.faults.harness import child
-from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, took, wait_until
+from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, short_grace, took, wait_until
 
 
 class Source:
@@ -434,8 +434,8 @@ async def test_leaving_while_a_thread_call_runs_waits_for_it() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("overlapped")]
 
 
-@child(how=["scope", "close"])
-async def test_a_thread_call_that_never_ends_is_abandoned_after_its_grace_with_a_warning(how: str) -> None:
+@child
+async def test_the_grace_of_a_thread_call_is_5_seconds() -> None:
     may_end = threading.Event()
 
     def blocks(item: int) -> int:
@@ -443,7 +443,24 @@ async def test_a_thread_call_that_never_ends_is_abandoned_after_its_grace_with_a
             may_end.wait(30)
         return item
 
-    with took(6.5, 4.5), warnings.catch_warnings(record=True) as told:
+    with took(6.5, 4.5), warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        async with flow(range(5)).map(blocks, concurrency=3).open() as items:
+            await anext(items)
+    may_end.set()
+
+
+@child(apart={"how": ["scope", "close"]})
+async def test_a_thread_call_that_never_ends_is_abandoned_after_its_grace_with_a_warning(how: str) -> None:
+    short_grace()
+    may_end = threading.Event()
+
+    def blocks(item: int) -> int:
+        if item:
+            may_end.wait(30)
+        return item
+
+    with took(1.5, 0.4), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         items = aiter(flow(range(5)).map(blocks, concurrency=3))
         async with items if how == "scope" else contextlib.AsyncExitStack():
@@ -453,15 +470,16 @@ async def test_a_thread_call_that_never_ends_is_abandoned_after_its_grace_with_a
     assert any(issubclass(one.category, ResourceWarning) and "blocks" in str(one.message) for one in told), told
 
 
-@child(how=["break", "scope", "cancel"])
+@child(apart={"how": ["break", "scope", "cancel"]})
 async def test_a_source_that_blocks_in_next_is_abandoned_after_its_grace_with_a_warning(how: str) -> None:
+    short_grace()
     may_end = threading.Event()
 
     def blocks() -> Any:
         yield 0
         may_end.wait(30)
 
-    with took(6.5, 4.5 if how != "break" else 0), warnings.catch_warnings(record=True) as told:
+    with took(1.5, 0.4 if how != "break" else 0), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         if how == "break":
             async for _ in flow(blocks).map(nap):

@@ -137,7 +137,7 @@ class ThreadFeed(Buffered):
             )
             try:
                 self._thread.start()
-            except RuntimeError as error:  # no more threads are to be had
+            except Exception as error:  # noqa: BLE001 - no more threads are to be had; it ends the run
                 self.broken(error)
                 self.is_finished = True
                 return

@@ -122,7 +122,7 @@ class ThreadPort:
         self._hands.append(hand)
         try:
             hand.thread.start()
-        except RuntimeError:
+        except Exception:
             self._hands.remove(hand)
             with self._lock:
                 self._staying -= 1
