@@ -275,6 +275,34 @@ def test_a_hundred_runs_that_are_broken_off_leave_nothing(lane, way):
     wait_until(lambda: threading.active_count() <= before, "the end of all threads")
 
 
+@pytest.mark.parametrize("turns", range(16))
+@pytest.mark.parametrize("source", ["generator", "async generator"])
+def test_a_loop_that_ends_at_any_moment_of_closing_closes_everything(turns, source):
+    """`asyncio.run` cancels every task at its end, those that close our things included."""
+    pulled = Pulled()
+    closed: list[str] = []
+
+    class Resource:
+        async def aclose(self):
+            closed.append("begun")
+            await asyncio.sleep(0)
+            closed.append("ended")
+
+    async def fn(n, it):
+        return n
+
+    async def main():
+        async for _ in flow(pulled.of(source)).map(fn, concurrency=3).using(it=Resource):
+            break
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    gc.collect()
+    assert closed[:1] == ["begun"]
+    wait_until(lambda: pulled.closed == pulled.began, "closing")
+
+
 def test_an_error_while_closing_is_raised_if_nothing_else_was(way):
     def source():
         try:

@@ -49,6 +49,7 @@ def test_at_exit_live_runs_are_closed(alive):
     assert took_s < 4
 
 
+@pytest.mark.slow
 def test_at_exit_a_call_that_cannot_be_cancelled_does_not_keep_the_interpreter_alive():
     _, out, _, took_s = in_a_process("""
 import threading, time

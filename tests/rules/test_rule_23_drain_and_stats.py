@@ -8,12 +8,26 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from overlapped import Rate, Report, Retry, RunRecord, StageRecord
 from overlapped.testing import virtual
-from tests.rules.kit import Calls, Pulled, arriving, concat, fail_at, flow, in_lane, merge, same, settle, zip_
+from tests.rules.kit import (
+    Calls,
+    Pulled,
+    arriving,
+    concat,
+    fail_at,
+    flow,
+    in_lane,
+    merge,
+    same,
+    settle,
+    warnings_as_they_come,
+    zip_,
+)
 
 # -- drain ----------------------------------------------------------------------------------------------------
 
@@ -173,7 +187,9 @@ def test_drain_is_safe_in_a_signal_handler():
     assert values == list(range(len(values)))
 
 
-def test_drain_does_not_wait_long_for_a_source_that_blocks():
+@pytest.mark.slow
+def test_drain_does_not_wait_long_for_a_source_that_blocks(monkeypatch):
+    monkeypatch.setattr("overlapped._engine.pulled.GRACE_S", 0.05)
     may_end = threading.Event()
 
     def source():
@@ -182,11 +198,13 @@ def test_drain_does_not_wait_long_for_a_source_that_blocks():
         yield 2
 
     try:
-        with flow(source).map(same).open() as items:
+        with warnings_as_they_come() as warned, flow(source).map(same).open() as items:
             assert next(items) == 1
             items.drain()
+            before = time.monotonic()
             assert list(items) == []
-            may_end.set()
+            assert time.monotonic() - before < 2
+        assert "source" in "".join(warned)
     finally:
         may_end.set()
 
