@@ -33,14 +33,6 @@ def limit(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def loop_made_once() -> None:
-    """libuv opens one pair of descriptors for the whole process with its first loop, and keeps it."""
-    from overlapped._engine.loop import new_loop
-
-    new_loop().close()
-
-
 @pytest.fixture
 def no_blocking_calls() -> Iterator[None]:
     """Fails a test whose event loop is blocked by a known blocking call."""

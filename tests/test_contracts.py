@@ -18,7 +18,7 @@ import pytest
 
 from overlapped._engine.failure import Failure
 from overlapped._engine.feed import EVERYTHING, Feed, Through
-from overlapped._engine.ports import Outcome
+from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.scope import Scope
 from overlapped._engine.trays import DROPPED, TRAY_SIZE, Spread
 from overlapped.control.auto import AUTO
@@ -614,10 +614,9 @@ def test_our_lanes_keep_the_contract():
 class Place:
     """One call: a thread of its own."""
 
-    def __init__(self, index: int, in_flight: int) -> None:
-        self.index = index
+    def __init__(self, number: int, in_flight: int) -> None:
+        self.number = number
         self.started_s = time.perf_counter()
-        self.is_overdue = False
         self.in_flight = in_flight
         self.room = threading.Semaphore(TRAY_SIZE)
         self.is_unwanted = False
@@ -648,8 +647,8 @@ class OwnPort:
 
     def fill(self) -> None:
         while self.jobs and len(self.places) < self.most and not self.is_closed:
-            index, item = self.next_job()
-            place = self.places[index] = Place(index, len(self.places) + 1)
+            number, item = self.next_job()
+            place = self.places[number] = Place(number, len(self.places) + 1)
             context = contextvars.copy_context()
             threading.Thread(target=context.run, args=(self.call, place, item), name="overlapped:own").start()
 
@@ -662,14 +661,14 @@ class OwnPort:
         return jobs
 
     def running(self):
-        return list(self.places.values())
+        return [Running(place.number, place.started_s) for place in self.places.values()]
 
-    def acknowledge(self, index: int, count: int) -> None:
-        if place := self.places.get(index):
+    def acknowledge(self, number: int, count: int) -> None:
+        if place := self.places.get(number):
             place.is_unwanted = place.is_unwanted or count < 0
             place.room.release(max(1, count))
 
-    def cancel(self, index: int) -> bool:
+    def cancel(self, number: int) -> bool:
         return False
 
     async def close(self, grace_s: float) -> int:
@@ -685,13 +684,13 @@ class OwnPort:
             value = self.fn(item)
             if self.many:
                 value = self.hand_out(place, value)
-            outcome = Outcome(place.index, "ok", value)
+            outcome = Outcome(place.number, "ok", value)
         except BaseException as error:  # noqa: BLE001 - it is the call's outcome
             outcome = self.failed(place, error)
         self.tell(outcome._replace(started_s=place.started_s, ended_s=time.perf_counter(), in_flight=place.in_flight))
 
     def failed(self, place: Place, error: BaseException) -> Outcome:
-        return Outcome(place.index, "error", error)
+        return Outcome(place.number, "error", error)
 
     def hand_out(self, place: Place, value):
         if isinstance(value, list):
@@ -701,7 +700,7 @@ class OwnPort:
             if place.is_unwanted:
                 value.close()
                 break
-            self.tell(Outcome(place.index, "part", [one]))
+            self.tell(Outcome(place.number, "part", [one]))
         return DROPPED
 
     def tell(self, outcome: Outcome) -> None:
@@ -789,7 +788,7 @@ class NeverShrinks(OwnPort):
 
 class GivesBackWhatRuns(OwnPort):
     def withdraw(self):
-        return [(index, None) for index in self.places] + super().withdraw()
+        return [(number, None) for number in self.places] + super().withdraw()
 
 
 class GivesNothingBack(OwnPort):
@@ -808,13 +807,22 @@ class ShowsNothing(OwnPort):
         return []
 
 
+class ShowsWhatChanges(OwnPort):
+    def running(self):
+        return list(self.places.values())
+
+    def told(self, outcome):
+        self.places[outcome.number].started_s += 1
+        super().told(outcome)
+
+
 class ShowsTheWrongTime(OwnPort):
     def tell(self, outcome):
         super().tell(outcome._replace(started_s=outcome.started_s - 1))
 
 
 class SaysItCancels(OwnPort):
-    def cancel(self, index):
+    def cancel(self, number):
         return True
 
 
@@ -830,8 +838,8 @@ class HoldsPartsBack(OwnPort):
 
 
 class GoesOnUnwanted(OwnPort):
-    def acknowledge(self, index, count):
-        super().acknowledge(index, count if count > 0 else 10**6)
+    def acknowledge(self, number, count):
+        super().acknowledge(number, count if count > 0 else 10**6)
 
 
 class LeavesTheGeneratorOpen(OwnPort):
@@ -843,7 +851,7 @@ class LeavesTheGeneratorOpen(OwnPort):
             if place.is_unwanted:
                 self.kept.append(value)
                 break
-            self.tell(Outcome(place.index, "part", [one]))
+            self.tell(Outcome(place.number, "part", [one]))
         return DROPPED
 
 
@@ -896,6 +904,7 @@ class LeavesAThread(OwnPort):
         (GivesNothingBack, r"withdraw: .* the unstarted jobs 2 to 5, got \[\]"),
         (GivesBackACopy, r"withdraw: a second withdraw\(\) must give nothing"),
         (ShowsNothing, r"running: running\(\) must show the calls of jobs 0 and 1, shows {}"),
+        (ShowsWhatChanges, r"running: running\(\) must give snapshots"),
         (ShowsTheWrongTime, r"running: running\(\) said that job 0 started at"),
         (SaysItCancels, r"cancel: no outcome of 1 jobs, of \[0\]"),
         (ForgetsToPause, "many results: a generator may be 64 results ahead of what was taken, it was 192"),

@@ -146,10 +146,13 @@ async def _shows(make_port: MakePort) -> None:
         use.port.limit(2)
         use.put(*range(3), is_gated=True)
         await use.until_started(2)
+        kept = list(use.port.running())
         shown = use.running()
         demand(shown.keys() == {0, 1}, f"running() must show the calls of jobs 0 and 1, shows {shown}")
         use.let_go()
         await use.until_done(0, 1, 2)
+        now = {running.number: running.started_s for running in kept}
+        demand(now == shown, f"running() must give snapshots: {shown} became {now} when the calls ended")
         for number, started_s in shown.items():
             told = use.outcomes[number].started_s
             demand(told == started_s, f"running() said that job {number} started at {started_s}, its outcome {told}")
