@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import functools
 import gc
 import importlib
 import importlib.machinery
@@ -63,7 +64,8 @@ def main() -> None:
         one, of = case, params | chosen
         if "of" in chosen:  # a tour: all combinations of another case, here
             one, of = find(chosen["of"][0]), chosen["of"][1]
-        is_fine &= _run_one(lambda one=one, of=of: _run(one.fn, of, where), chosen, where, before)
+        call = functools.partial(_run, one.fn, of, where)
+        is_fine &= _run_one(call, chosen, where, before)
     faulthandler.cancel_dump_traceback_later()
     if not is_fine:
         sys.exit(1)

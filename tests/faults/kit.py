@@ -9,8 +9,16 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import overlapped
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+flow: Any = overlapped.flow
+"""Stage functions are chosen at run time here; what types a flow has is the business of tests/typing_api.py."""
+
+LANES = ["coroutine", "thread", "inline"]
 
 
 class Boom(Exception):
@@ -70,6 +78,18 @@ def same(item: Any) -> Any:
     return item
 
 
+def in_lane(lane: str, plain: Any, *, sleep_s: float = 0.0) -> tuple[Any, dict[str, Any]]:
+    """`plain` as a function for that lane, and the options that go with it."""
+    if lane == "coroutine":
+
+        async def fn(item: Any) -> Any:
+            await asyncio.sleep(sleep_s)
+            return plain(item)
+
+        return fn, {}
+    return plain, {"on": lane}
+
+
 async def wait_until(is_so: Callable[[], object], within_s: float = 3.0) -> None:
     """Let the loop turn until `is_so()`; an assertion that it becomes so."""
     deadline = time.monotonic() + within_s
@@ -90,7 +110,7 @@ async def gather_from(items: Any, got: list[Any]) -> BaseException | None:
     """Append all items to `got`; returns the exception that ended them, or None."""
     try:
         async for item in items:
-            got.append(item)
+            got.append(item)  # noqa: PERF401 - those before an error count
     except BaseException as error:  # noqa: BLE001 - what the caller asserts
         return error
     return None
@@ -100,7 +120,7 @@ def pull_from(items: Any, got: list[Any]) -> BaseException | None:
     """As `gather_from`, for a sync iterator."""
     try:
         for item in items:
-            got.append(item)
+            got.append(item)  # noqa: PERF402 - those before an error count
     except BaseException as error:  # noqa: BLE001 - what the caller asserts
         return error
     return None

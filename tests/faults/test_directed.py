@@ -1,5 +1,6 @@
 """Faults that an engine is known to be caught out by, each on purpose (part one: slots, time-outs, threads)."""
 
+# ruff: noqa: PT017 - the body of a test runs where there is no pytest
 from __future__ import annotations
 
 import asyncio
@@ -11,24 +12,22 @@ import time
 import warnings
 from typing import Any
 
-from overlapped import CallTimeout, Overloaded, Retry, StuckCalls, flow
+from overlapped import CallTimeout, Overloaded, Retry, StuckCalls
 from tests.faults.harness import child
-from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, pull_from, took, wait_until
-
-LANES = ["coroutine", "thread", "inline"]
-
-
-def in_lane(lane: str, plain: Any) -> tuple[Any, dict[str, Any]]:
-    """`plain` as a function for that lane, and the options that go with it."""
-    if lane == "coroutine":
-
-        async def fn(item: Any) -> Any:
-            await asyncio.sleep(0)
-            return plain(item)
-
-        return fn, {}
-    return plain, {"on": lane}
-
+from tests.faults.kit import (
+    LANES,
+    Boom,
+    Calls,
+    async_numbers,
+    flow,
+    gather_from,
+    in_lane,
+    nap,
+    numbers,
+    pull_from,
+    took,
+    wait_until,
+)
 
 # -- parked ---------------------------------------------------------------------------------------------
 
@@ -100,7 +99,8 @@ def test_a_break_while_jobs_are_parked_leaves_nothing(lane: str) -> None:
         return item
 
     fn, options = in_lane(lane, fails)
-    with took(3), flow(itertools.count()).map(fn, concurrency=3, retry=Retry(9, base_s=60, cap_s=60), **options).open() as items:
+    stage = flow(itertools.count()).map(fn, concurrency=3, retry=Retry(9, base_s=60, cap_s=60), **options)
+    with took(3), stage.open() as items:
         assert next(items) == 0
 
 
@@ -126,7 +126,8 @@ async def test_a_cancel_that_a_call_left_pending_does_not_hit_the_next_item(orde
 async def test_a_call_that_swallows_its_timeout_does_not_harm_the_next_item() -> None:
     async def swallows(item: int) -> int:
         task = asyncio.current_task()
-        assert task is not None and task.cancelling() == 0, f"item {item} found a cancel of another"
+        assert task is not None
+        assert task.cancelling() == 0, f"item {item} found a cancel of another"
         try:
             await asyncio.sleep(10 if item == 1 else 0)
         except asyncio.CancelledError:
@@ -148,10 +149,11 @@ async def test_a_timeout_in_the_turn_of_the_result_hits_no_other_item() -> None:
 
     async def in_the_same_turn(item: int) -> int:
         task = asyncio.current_task()
-        assert task is not None and task.cancelling() == 0, f"item {item} found a cancel of another"
+        assert task is not None
+        assert task.cancelling() == 0, f"item {item} found a cancel of another"
         until = loop.time() + timeout_s
         future: asyncio.Future[None] = loop.create_future()
-        loop.call_at(until, lambda: future.done() or future.set_result(None))
+        loop.call_at(until, lambda: None if future.done() else future.set_result(None))
         await asyncio.sleep(timeout_s / 2)
         time.sleep(timeout_s)  # both timers are due in the next turn
         await future
@@ -187,7 +189,7 @@ def test_a_timed_out_thread_call_fails_at_once_and_is_not_retried_while_it_runs(
         return item
 
     stage = flow(range(40)).map(hangs, concurrency=2, timeout_s=0.2, retry=Retry(5, base_s=0.01), ordered=False)
-    got: list[int] = []
+    got: list[Any] = []
     with stage.open(on_failure="keep") as items:
         for item in items:
             got.append(item)
@@ -204,7 +206,7 @@ def test_a_timed_out_thread_call_fails_at_once_and_is_not_retried_while_it_runs(
 @child
 def test_an_item_whose_thread_call_timed_out_is_raised_as_a_timeout() -> None:
     may_end = threading.Event()
-    got: list[int] = []
+    got: list[Any] = []
 
     def hangs(item: int) -> int:
         if item == 3:
@@ -303,7 +305,7 @@ def test_a_cursor_made_by_a_source_function_stays_in_one_thread() -> None:
         next(items)
 
 
-# -- plain functions that wait -------------------------------------------------------------------------------------------
+# -- plain functions that wait ------------------------------------------------------------------------------
 
 
 @child
@@ -430,7 +432,7 @@ async def test_errors_of_the_user_in_key_functions_are_failures_of_their_items()
             raise Boom
         return item % 2
 
-    got: list[int] = []
+    got: list[Any] = []
     async with flow(range(10)).map(nap, concurrency=3, key=key, per_key=1).open(on_failure="keep") as items:
         assert await gather_from(items, got) is None
     assert got == [0, 1, 2, 3, 5, 6, 7, 8, 9]

@@ -1,5 +1,6 @@
 """Ctrl-C, exit and fork: the ends of a run that come from outside of it."""
 
+# ruff: noqa: PT017 - the body of a test runs where there is no pytest
 from __future__ import annotations
 
 import asyncio
@@ -11,9 +12,20 @@ import threading
 import time
 from typing import Any
 
-from overlapped import UsageError, flow
+from overlapped import UsageError
 from tests.faults.harness import LIMIT_S, OK, Result, child
-from tests.faults.kit import Boom, Calls, async_numbers, nap, numbers, pull_from, short_grace, took, wait_until_blocking
+from tests.faults.kit import (
+    Boom,
+    Calls,
+    async_numbers,
+    flow,
+    nap,
+    numbers,
+    pull_from,
+    short_grace,
+    took,
+    wait_until_blocking,
+)
 
 KEPT: list[Any] = []  # what a module keeps alive until the interpreter ends
 
@@ -215,7 +227,7 @@ def test_drain_is_safe_in_a_signal_handler() -> None:
     with flow(numbers).map(nap, concurrency=3).open() as items:
         signal.signal(signal.SIGINT, lambda *_: items.drain())
         ctrl_c(0.05, 0.01, 0.01)
-        got: list[int] = []
+        got: list[Any] = []
         assert pull_from(items, got) is None
         assert got == list(range(len(got)))
         assert items.report.record.state == "stopped"
@@ -287,7 +299,7 @@ def test_sys_exit_in_a_call_is_the_exit_code(lane: str) -> None:
 
     if lane == "coroutine":
         flow(numbers).map(leaves).run()
-    flow(numbers).map(leaves_plain, on=lane).run()  # type: ignore[arg-type]  # a name of a lane
+    flow(numbers).map(leaves_plain, on=lane).run()
 
 
 def one_traceback(result: Result) -> None:
@@ -337,7 +349,7 @@ def test_exit_while_threads_print_does_not_crash() -> None:
 
 @child(judge=is_quiet)
 def test_exit_while_a_daemon_thread_iterates_is_silent() -> None:
-    got: list[int] = []
+    got: list[Any] = []
     thread = threading.Thread(target=lambda: pull_from(iter(flow(numbers).map(nap, concurrency=4)), got), daemon=True)
     thread.start()
     wait_until_blocking(lambda: len(got) > 10)
@@ -484,7 +496,7 @@ def test_an_error_is_raised_in_one_thread_and_ends_the_others() -> None:
 
 @child
 def test_a_blocking_call_on_a_runs_own_loop_is_refused() -> None:
-    async def blocks(item: int) -> list[int]:
+    async def blocks(item: int) -> Any:
         return flow(range(3)).collect()
 
     async def iterates(item: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The same promises on other loops, in other modes of the interpreter, off the main thread, in a notebook."""
 
+# ruff: noqa: PT017 - the body of a test runs where there is no pytest
 from __future__ import annotations
 
 import asyncio
@@ -10,10 +11,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from overlapped import Jsonl, Rate, Retry, flow
+from overlapped import Jsonl, Rate, Retry
 from tests.faults import test_cross, test_directed, test_failing, test_leaving, test_places
 from tests.faults.harness import Case, Place, child, combinations
-from tests.faults.kit import Boom, Calls, nap, numbers, pull_from, wait_until_blocking
+from tests.faults.kit import Boom, Calls, flow, nap, numbers, pull_from, wait_until_blocking
 
 
 def newer_python() -> str:
@@ -21,7 +22,7 @@ def newer_python() -> str:
     if sys.version_info >= (3, 12):
         return sys.executable
     names = ("python3.13", "python3.12", "python3.14")
-    beside = sorted(Path(sys.base_prefix).parent.glob("3.1[2-9]*/bin/python3"))
+    beside = sorted(map(str, Path(sys.base_prefix).parent.glob("3.1[2-9]*/bin/python3")))
     for path in (*beside, *filter(None, map(shutil.which, names))):
         asked = [path, "-c", "import sys; assert sys.version_info >= (3, 12)"]
         if subprocess.run(asked, capture_output=True, check=False).returncode == 0:
@@ -48,8 +49,8 @@ if has_uvloop():
     PLACES["uvloop"] = Place(loop="uvloop")
     PLACES["uvloop debug"] = Place(loop="uvloop", env={"PYTHONASYNCIODEBUG": "1"}, flags=("-W", "error"))
 if NEWER := newer_python():
-    PLACES["newer"] = Place(python=NEWER, has_uvloop=NEWER == sys.executable)
-    PLACES["eager"] = Place(python=NEWER, eager=True, has_uvloop=NEWER == sys.executable)
+    PLACES["newer"] = Place(python=NEWER, has_uvloop=sys.executable == NEWER)
+    PLACES["eager"] = Place(python=NEWER, eager=True, has_uvloop=sys.executable == NEWER)
     PLACES["eager debug"] = Place(python=NEWER, eager=True, flags=("-X", "dev", "-W", "error"), has_uvloop=False)
 
 
@@ -175,7 +176,7 @@ async def test_errors_of_a_blocking_run_under_a_running_loop_come_out_as_themsel
             assert error.report.record.failed == 1  # type: ignore[attr-defined]
         else:
             raise AssertionError("no error")
-    got: list[int] = []
+    got: list[Any] = []
     assert isinstance(pull_from(flow(range(10)).map(fails), got), Boom)
     assert got == [0, 1, 2]
 

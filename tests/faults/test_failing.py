@@ -1,5 +1,6 @@
 """Errors: which one comes out, when, and what is left after it."""
 
+# ruff: noqa: PT017 - the body of a test runs where there is no pytest
 from __future__ import annotations
 
 import asyncio
@@ -8,28 +9,26 @@ import threading
 import time
 from typing import Any
 
-from overlapped import Retry, UsageError, flow
+from overlapped import Retry, UsageError
 from tests.faults.harness import child
-from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, pull_from, took
-
-LANES = ["coroutine", "inline", "thread"]
-
-
-def in_lane(lane: str, plain: Any) -> tuple[Any, dict[str, Any]]:
-    """`plain` as a function for that lane, and the options that go with it."""
-    if lane == "coroutine":
-
-        async def fn(item: Any) -> Any:
-            await asyncio.sleep(0.001)
-            return plain(item)
-
-        return fn, {}
-    return plain, {"on": lane}
+from tests.faults.kit import (
+    LANES,
+    Boom,
+    Calls,
+    async_numbers,
+    flow,
+    gather_from,
+    in_lane,
+    nap,
+    numbers,
+    pull_from,
+    took,
+)
 
 
 @child(lane=LANES, ordered=[True, False], at=[0, 7, 19])
 async def test_an_error_comes_out_as_itself_after_the_results_before_it(lane: str, ordered: bool, at: int) -> None:
-    error, calls, got = Boom("mine"), Calls(), []
+    error, calls, got = Boom("mine"), Calls(), list[int]()
 
     def fails(item: int) -> int:
         with calls.one(item):
@@ -52,7 +51,7 @@ async def test_an_error_comes_out_as_itself_after_the_results_before_it(lane: st
 
 @child(lane=LANES, at=[0, 7, 19])
 def test_in_a_plain_loop_an_error_comes_out_as_itself_too(lane: str, at: int) -> None:
-    error, got = Boom("mine"), []
+    error, got = Boom("mine"), list[int]()
 
     def fails(item: int) -> int:
         if item == at:
@@ -134,12 +133,12 @@ async def test_what_is_no_exception_ends_the_run_in_keep_mode_too(lane: str, kin
             return item
 
     fn, options = in_lane(lane, ends)
-    got: list[int] = []
+    got: list[Any] = []
     items = flow(numbers()).map(fn, concurrency=3, retry=Retry(3), **options).catch(Exception).open(on_failure="keep")
     try:
         async with items as running:
             async for item in running:
-                got.append(item)
+                got.append(item)  # noqa: PERF401 - those before the end count
     except BaseException as raised:  # noqa: BLE001 - it is what the test is about
         assert raised is error, repr(raised)
     else:
@@ -166,7 +165,7 @@ async def test_a_call_that_is_cancelled_from_inside_does_not_hang() -> None:
         return item
 
     for fn in (cancels_itself, waits_for_a_cancelled_one):
-        got: list[int] = []
+        got: list[Any] = []
         error = await gather_from(flow(range(10)).map(fn, concurrency=3), got)
         assert isinstance(error, RuntimeError), repr(error)
         assert isinstance(error.__cause__, asyncio.CancelledError)
@@ -223,7 +222,9 @@ async def test_nothing_new_starts_once_a_failure_is_known(lane: str, ordered: bo
 
 
 @child(kind=["generator", "iterator", "async", "function", "iter", "async_iterator"], keep=[True, False])
-async def test_a_source_error_comes_after_all_results_and_nothing_turns_it_into_items(kind: str, keep: bool) -> None:
+async def test_a_source_error_comes_after_all_results_and_nothing_turns_it_into_items(  # noqa: C901 - a kind each
+    kind: str, keep: bool
+) -> None:
     error = Boom("the source's")
 
     class Broken:
@@ -273,7 +274,7 @@ async def test_a_source_error_comes_after_all_results_and_nothing_turns_it_into_
         "iter": Broken(),
         "async_iterator": BrokenAsync(),
     }[kind]
-    got: list[int] = []
+    got: list[Any] = []
     stage = flow(source).map(nap, concurrency=4).catch(Exception, replace=-1).map(nap, concurrency=3)
     raised: BaseException | None = None
     async with stage.open(on_failure="keep" if keep else "raise") as items:
@@ -310,7 +311,7 @@ async def test_a_source_cannot_end_a_run_silently(ending: str, kind: str) -> Non
 
     if (kind, ending) in (("iterator", "StopIteration"), ("async_iterator", "StopAsyncIteration")):
         return  # that is how they end
-    got: list[int] = []
+    got: list[Any] = []
     source: Any = Broken() if kind == "async_iterator" else OnlySync()
     with took(5):
         raised = await gather_from(flow(source).map(nap), got)
@@ -345,7 +346,7 @@ async def test_an_error_in_a_through_generator_comes_after_all_results(kind: str
             item = yield item
 
     stage: Any = {"thread": over, "async": over_async, "send": send}[kind]
-    got: list[int] = []
+    got: list[Any] = []
     chain = flow(async_numbers()).map(nap, concurrency=3).through(stage).catch(Exception).map(nap, concurrency=3)
     async with chain.open(on_failure="keep" if keep else "raise") as items:
         raised = await gather_from(items, got)
@@ -368,7 +369,7 @@ async def test_failures_pass_a_through_generator_by(kind: str) -> None:
         async for item in items:
             yield item * 10
 
-    got: list[int] = []
+    got: list[Any] = []
     chain = flow(range(10)).map(fails_at_5, concurrency=2).through(over if kind == "thread" else over_async)
     error = await gather_from(chain, got)
     assert isinstance(error, Boom)
@@ -377,7 +378,7 @@ async def test_failures_pass_a_through_generator_by(kind: str) -> None:
     assert kept == [n * 10 for n in range(10) if n != 5]
 
 
-class Slotted(Exception):  # noqa: N818 - slots on the way to Exception
+class Slotted(Exception):
     __slots__ = ()
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -415,7 +416,7 @@ async def test_odd_exceptions_come_out_as_themselves(lane: str, kind: str) -> No
 
     fn, options = in_lane(lane, fails)
     for _ in range(3):
-        got: list[int] = []
+        got: list[Any] = []
         raised = await gather_from(flow(range(10)).map(fn, concurrency=3, **options), got)
         assert raised is error, type(raised)
         assert got == [0, 1, 2]
@@ -487,7 +488,7 @@ async def test_groups_of_errors_come_out_as_themselves() -> None:
 
 
 @child(where=["open", "enter", "close", "aclose"])
-async def test_a_resource_that_fails_is_told(where: str) -> None:
+async def test_a_resource_that_fails_is_told(where: str) -> None:  # noqa: C901 - a place each
     error, pulled = Boom(where), []
 
     class Resource:
@@ -517,7 +518,7 @@ async def test_a_resource_that_fails_is_told(where: str) -> None:
     async def uses(item: int, session: Any) -> int:
         return item
 
-    got: list[int] = []
+    got: list[Any] = []
     raised = await gather_from(flow(source).map(uses).using(session=make), got)
     assert raised is error, repr(raised)
     opened = where in ("close", "aclose")
@@ -530,7 +531,7 @@ def test_a_progress_function_that_fails_loses_no_items() -> None:
     def fails(record: Any) -> None:
         raise Boom
 
-    got: list[int] = []
+    got: list[Any] = []
     try:
         flow(range(50)).tap(got.append, on="inline").run(progress=fails)
     except Boom:
@@ -567,7 +568,7 @@ def test_an_error_while_a_thread_call_runs_waits_for_that_call_but_not_for_the_r
         return item
 
     with took(1.2):
-        got: list[int] = []
+        got: list[Any] = []
         error = pull_from(iter(flow(numbers()).map(slow, concurrency=3)), got)
     assert isinstance(error, Boom)
     assert got == [0, 1]

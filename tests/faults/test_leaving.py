@@ -1,5 +1,6 @@
 """Leaving early on a loop: break, close, cancel, time out. Everything is taken down, once, and nothing is lost."""
 
+# ruff: noqa: PT017 - the body of a test runs where there is no pytest
 from __future__ import annotations
 
 import asyncio
@@ -12,9 +13,9 @@ import warnings
 import weakref
 from typing import Any
 
-from overlapped import UsageError, flow
+from overlapped import UsageError
 from tests.faults.harness import child
-from tests.faults.kit import Boom, Calls, async_numbers, gather_from, nap, numbers, short_grace, took, wait_until
+from tests.faults.kit import Boom, Calls, async_numbers, flow, gather_from, nap, numbers, short_grace, took, wait_until
 
 
 class Source:
@@ -149,7 +150,7 @@ async def test_an_anext_that_times_out_loses_nothing(ordered: bool, lane: str) -
         return item
 
     fn = slow if lane == "coroutine" else slow_plain
-    got: list[int] = []
+    got: list[Any] = []
     async with flow(numbers(20)).map(fn, concurrency=2, ordered=ordered).open() as items:
         while True:
             try:
@@ -170,7 +171,7 @@ async def test_an_anext_cancelled_in_the_turn_of_its_result_loses_nothing() -> N
         await gates[item].wait()
         return item
 
-    got: list[int] = []
+    got: list[Any] = []
     async with flow(range(10)).map(waits, concurrency=10).open() as items:
         for turns, gate in enumerate(gates):
             pull = asyncio.ensure_future(anext(items))
@@ -252,12 +253,12 @@ async def test_two_tasks_may_close_at_once_and_both_wait() -> None:
         await items.aclose()
         return calls.now
 
-    assert await asyncio.gather(close(), close()) == [0, 0]
+    assert list(await asyncio.gather(close(), close())) == [0, 0]
 
 
 @child
 async def test_two_tasks_may_pull_at_once() -> None:
-    got: list[int] = []
+    got: list[Any] = []
     async with flow(async_numbers(200)).map(nap, concurrency=4).open() as items:
         errors = await asyncio.gather(*(gather_from(items, got) for _ in range(3)))
     assert errors == [None] * 3
@@ -385,7 +386,7 @@ async def test_tasks_are_held_fast_against_the_garbage_collector() -> None:
         waiting.append(weakref.ref(future))
         return await future
 
-    got: list[int] = []
+    got: list[Any] = []
     pull = asyncio.create_task(gather_from(flow(range(20)).map(held_by_nobody, concurrency=20, ordered=False), got))
     await wait_until(lambda: len(waiting) == 20)
     for n, ref in enumerate(waiting):
@@ -556,7 +557,8 @@ def test_a_run_that_its_loop_outlives_not_says_nothing() -> None:
     assert calls.now == 0
 
     async def pulls() -> None:
-        error = await asyncio.wait_for(gather_from(items, got := []), 2)
+        got: list[int] = []
+        error = await asyncio.wait_for(gather_from(items, got), 2)
         assert isinstance(error, UsageError), error
         assert len(got) <= 3, "more than what had been delivered"
 
@@ -577,7 +579,7 @@ async def test_a_nested_flow_ends_with_the_call_it_runs_in() -> None:
 
 @child(lane=["coroutine", "thread"])
 async def test_drain_finishes_what_was_pulled_and_ends_normally(lane: str) -> None:
-    pulled, got = [], []
+    pulled, got = list[int](), list[int]()
 
     def source() -> Any:
         for n in itertools.count():
