@@ -9,6 +9,7 @@ import os
 import queue
 import threading
 import weakref
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from overlapped._engine.failure import add_note
@@ -68,16 +69,18 @@ class AsyncItems(Generic[T]):
     async def exhaust(self) -> None:
         """Pull everything and throw it away, chunk by chunk."""
         while await self._fetch():
-            pass
+            self._chunk = iter(())
 
     async def _fetch(self) -> bool:
         """Wait for a chunk; False at the end."""
         run = self._start()
-        while not (chunk := run.take()):
-            if run.is_over:
+        while not length_hint(self._chunk):  # another task may have fetched meanwhile
+            if chunk := run.take():
+                self._chunk = iter(cast("list[T]", chunk))  # the stages made them so
+            elif run.is_over:
                 return False
-            await run.wait()
-        self._chunk = iter(cast("list[T]", chunk))  # the stages made them so
+            else:
+                await run.wait()
         return True
 
     def _start(self) -> Run:

@@ -379,6 +379,18 @@ def test_stats_and_report_exist_from_the_start_to_after_the_end(way):
     asyncio.run(main())
 
 
+def test_stats_and_report_can_be_read_outside_of_the_loop():
+    async def main():
+        async with flow(range(3)).map(same).open() as aitems:
+            assert await asyncio.to_thread(lambda: aitems.stats().state) == "running"
+            assert [n async for n in aitems] == [0, 1, 2]
+        return aitems
+
+    items = asyncio.run(main())
+    assert items.report.items == 3
+    assert items.stats().state == "done"
+
+
 def test_stats_may_be_asked_for_by_another_thread_meanwhile():
     records = []
     with flow(Pulled(total=3000).of("generator")).map(same, concurrency=3).open() as items:

@@ -161,7 +161,11 @@ class Batch:
 
     __slots__ = ("linger_s", "size")
     verb = "batch"
-    name = "batch"
+
+    @property
+    def name(self) -> str:
+        """`batch(10)`."""
+        return f"batch({'' if self.size is None else self.size})"
 
     def __init__(self, size: int | Auto = AUTO, linger_s: float | None = None) -> None:
         if not isinstance(size, Auto):
