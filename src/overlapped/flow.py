@@ -309,6 +309,7 @@ class Flow(Generic[T_co]):
             >>> flow([1, 2, 3]).through(running_total).collect()
             [1, 3, 6]
         """
+        self.refuse_sink("through")
         refuse_object(fn)
         if isinstance(fn, Stage) and not callable(fn):
             return self._with(fn)

@@ -154,12 +154,12 @@ class AsyncItems(Generic[T]):
 
     def stats(self) -> RunRecord:
         """A snapshot of the run, now."""
-        return self._start().record()
+        return (self._run or self._start()).record()
 
     @property
     def report(self) -> Report:
         """The account so far; the final one when the run has ended."""
-        return self._start().report
+        return (self._run or self._start()).report
 
     def _forked(self) -> None:
         self._chunk = iter(())

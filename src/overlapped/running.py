@@ -168,8 +168,8 @@ class Run(Scope):
             self.chain.halt()
             self.forget_timers()
             await self._end_tasks()
-            await self._finish(*(closer() for closer in self.closers))
-            await self._finish(stack.aclose())
+            await self._finish(*self.closers)
+            await self._finish(stack.aclose)
             await self._end_tasks()
             self.forget_timers()
         except BaseException as error:  # noqa: BLE001 - the consumer waits for the end, and is told there
@@ -205,20 +205,23 @@ class Run(Scope):
         except RuntimeWarning as error:  # warnings are errors here: this one is told when all is closed
             self.cleanup_errors.append(error)
 
-    async def _finish(self, *works: Coroutine[object, object, object]) -> None:
-        """Run all of `works` to their end, however often we are cancelled; their errors are kept."""
+    async def _finish(self, *works: Callable[[], Coroutine[object, object, object]]) -> None:
+        """Do all of `works` to their end, however often we are cancelled; their errors are kept."""
+        left = set(works)
 
-        async def finish(work: Coroutine[object, object, object]) -> None:
+        async def finish(work: Callable[[], Coroutine[object, object, object]]) -> None:
+            left.discard(work)
             try:
-                await work
+                await work()
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
                 self.cleanup_errors.append(error)
 
-        tasks = {asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in works}
-        while not all(task.done() for task in tasks):
-            await _wait(tasks, None)
+        while left:  # a loop that ends cancels every task, even those that have not begun
+            tasks = [asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in left]
+            while not all(task.done() for task in tasks):
+                await _wait(tasks, None)
 
     def stop(self) -> None:
         """Ask the warden to take everything down."""
@@ -269,7 +272,7 @@ class Run(Scope):
             if not chunk:
                 self.is_over = self.chain.ended
                 break
-            if Failure in map(type, chunk):
+            if not self.chain.is_clean and Failure in map(type, chunk):
                 chunk = self._sift(chunk)
             if chunk:
                 self.items += len(chunk)

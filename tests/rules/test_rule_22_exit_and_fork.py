@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ def test_at_exit_live_runs_are_closed(alive):
         f"{START}\nchain = flow(source).map(fn, concurrency=2)\n{alive}\ntime.sleep(0.1)"
     )
     assert (code, err) == (0, "")
-    assert sorted(out.split()) == ["cancelled", "closed"]
+    assert sorted(re.findall("cancelled|closed", out)) == ["cancelled", "closed"]  # two threads print
     assert took_s < 4
 
 

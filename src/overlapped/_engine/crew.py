@@ -13,7 +13,6 @@ from overlapped._engine.feed import EVERYTHING, Through
 from overlapped._engine.trays import DROPPED, Spread, Tray
 from overlapped.control.base import Sample
 from overlapped.errors import CallTimeout, Overloaded, TooLarge
-from overlapped.record import Decision, StageRecord
 from overlapped.retry import retry_after_s
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from overlapped._engine.scope import Scope
     from overlapped.control.base import ControllerSpec, Outcome
     from overlapped.rate import Rate
+    from overlapped.record import Decision, StageRecord
     from overlapped.retry import Retry
 
     Emit = Callable[[list[object]], Awaitable[None]]
@@ -224,6 +224,11 @@ class Crew(Through):
             self.shape.start()
 
         self.shape.retire(change)
+
+    @property
+    def is_clean(self) -> bool:  # type: ignore[override]  # an attribute elsewhere
+        """True while no failure has passed by or happened here."""
+        return not self.failures
 
     def start(self) -> None:
         """Start upstream, then pull."""
@@ -627,6 +632,8 @@ class Crew(Through):
         binding = binding and self.paused_until_s == -math.inf and not self.parked
         limit = max(1, self.controller.finished(Sample(now_s, started_s, outcome, in_flight, binding)))
         if limit != self.limit:
+            from overlapped.record import Decision
+
             at = now_s - self.scope.started_s
             self.decisions.append(Decision(at, self.limit, limit, self.controller.reason))
             self.limit = limit
@@ -642,6 +649,8 @@ class Crew(Through):
 
     def record(self) -> StageRecord:
         """The account so far."""
+        from overlapped.record import StageRecord
+
         return StageRecord(
             name=self.spec.name,
             verb=self.spec.verb,

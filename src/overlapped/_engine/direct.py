@@ -12,6 +12,7 @@ from overlapped._engine.crew import SAMPLED, SHORT_CALL_S, Job
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.failure import Failure
 from overlapped._engine.scope import cancelled_from_outside, running_task
+from overlapped._engine.trays import DROPPED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -141,16 +142,17 @@ class Direct:
         crew, call = self.crew, self.call
         clock, turn = crew.scope.clock, crew.scope.turn
         late, put, ordered = crew.late, crew.out.append, crew.spec.ordered
-        is_plain = crew.keys is None and crew.bucket is None and not crew.spec.many and crew.spec.verb != "filter"
-        learns, weighs = self.learns, crew.spec.bounds_bytes
+        is_plain = crew.keys is None and crew.bucket is None and not crew.spec.many
+        learns, weighs, dropped = self.learns, crew.spec.bounds_bytes, DROPPED
+        watches = learns or weighs
         assert slot.task is not None
         has_cancel = slot.task.cancelling
-        calls, service_s = 0, 0.0
+        calls, began, other_s = 0, clock(), 0.0
         must_look = True
         try:
             while not must_look or await self._gate(slot):
                 must_look = False
-                started = now = clock()
+                started = now = began = clock()
                 for item in crew.input:
                     index = crew.admitted
                     crew.admitted = index + 1
@@ -167,47 +169,50 @@ class Direct:
                         except BaseException as error:  # noqa: BLE001 - becomes the item's, or is raised again
                             await self._perform(slot, Job(index, item), error)
                             now = clock()
+                            other_s += now - started
                         else:
                             now = clock()
                             calls += 1
-                            service_s += now - started
                             if has_cancel():
                                 await self._absorb(slot)
-                            if learns and (now - started > SHORT_CALL_S or not index % SAMPLED):
-                                self._learn(slot, started, now, "ok")
-                            if weighs and (result.__class__ is bytes or result.__class__ is str):
-                                crew.weigh_result(result)
-                            if not ordered or index == crew.head:
+                            if watches:
+                                if learns and (now - started > SHORT_CALL_S or not index % SAMPLED):
+                                    self._learn(slot, started, now, "ok")
+                                if weighs and (result.__class__ is bytes or result.__class__ is str):
+                                    crew.weigh_result(result)
+                            if result is dropped:
+                                crew.settle(index, result)
+                            elif not ordered:
                                 put(result)
-                                if ordered:
-                                    crew.head = index + 1
-                                    if late:
-                                        crew.advance()
-                                if crew.listening:
-                                    crew.announce()
-                            else:
+                            elif index != crew.head:
                                 late[index] = result
+                            else:
+                                put(result)
+                                crew.head = index + 1
+                                if late:
+                                    crew.advance()
+                            if crew.listening and crew.out:
+                                crew.announce()
                     else:
                         await self._perform(slot, Job(index, item), None)
                         now = clock()
+                        other_s += now - started
                     if crew.admitted >= crew.admit_until or now > turn.deadline:
                         must_look = True
                         break
                     started = now
                 else:  # another worker may have brought the next chunk meanwhile
                     must_look = crew.admitted >= crew.admit_until or not length_hint(crew.input)
-                if must_look:
-                    if self.on_long_call is not None and now - started > LONG_INLINE_CALL_S:
-                        self.on_long_call(now - started)
-                    crew.calls += calls
-                    crew.service_s += service_s
-                    calls, service_s = 0, 0.0
+                crew.calls += calls
+                crew.service_s += now - began - other_s  # one call starts when the one before it ends
+                calls, other_s = 0, 0.0
+                if must_look and self.on_long_call is not None and now - started > LONG_INLINE_CALL_S:
+                    self.on_long_call(now - started)
         except asyncio.CancelledError as error:
             if not (slot.is_dropped or crew.scope.closing):
                 crew.scope.abort(cancelled_from_outside(crew.spec.name, error))
         finally:
             crew.calls += calls
-            crew.service_s += service_s
             self._sign_off(slot)
 
     def _sign_off(self, slot: _Slot) -> None:

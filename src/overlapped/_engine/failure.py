@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from overlapped.record import FailureRecord
+if TYPE_CHECKING:
+    from overlapped.record import FailureRecord
 
 
 @final
@@ -45,6 +46,8 @@ class Failure:
 
     def record(self) -> FailureRecord:
         """The failure as a frozen value for reports."""
+        from overlapped.record import FailureRecord
+
         return FailureRecord(self.stage, self.item, self.error, self.attempts)
 
     def note(self) -> str:

@@ -94,8 +94,7 @@ class LoopFeed(Feed):
         try:
             if self._iterator is None:
                 self._iterator = iter(self._source)
-            for item in islice(self._iterator, min(want, LOOP_CHUNK)):
-                chunk.append(item)  # noqa: PERF402 - a comprehension would lose the items before an error
+            chunk.extend(islice(self._iterator, min(want, LOOP_CHUNK)))  # keeps the items before an error
         except BaseException as error:  # noqa: BLE001 - the source's own; it travels after the items before it
             chunk.append(Failure(as_value(error, self._name), self._name, dead=True))
             self.ended = True

@@ -25,10 +25,14 @@ def one(fn: Callable[[Any], Awaitable[object]], verb: str, described: Described)
     if verb == "map":
         return fn
 
-    async def call(item: object) -> object:
-        return await finish(fn(item), verb, item)
+    async def tap(item: object) -> object:
+        await fn(item)
+        return item
 
-    return call
+    async def keep(item: object) -> object:
+        return item if await fn(item) else DROPPED
+
+    return tap if verb == "tap" else keep
 
 
 async def finish(pending: Awaitable[object], verb: str, item: object) -> object:
