@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from overlapped._version import __version__
+from overlapped._version import __version__ as __version__
 from overlapped.control.auto import AUTO
 from overlapped.errors import UsageError
 from overlapped.flow import Flow, concat, flow, merge, zip_
@@ -70,7 +70,6 @@ __all__ = [
     "TooLarge",
     "TooManyFailures",
     "UsageError",
-    "__version__",
     "concat",
     "flow",
     "merge",
@@ -87,4 +86,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])
