@@ -31,8 +31,16 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 E = TypeVar("E", bound=Exception)
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
 
 OnFailure = Literal["raise", "keep"]
+if TYPE_CHECKING:
+    Made = Iterable[T] | AsyncIterable[T]
+    AnySource = Made[T] | Callable[[], Made[T]] | Callable[[], Awaitable[Made[T]]]
+    """What can be iterated, or a function that gives it."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -87,7 +95,7 @@ def flow(source: Any, /) -> Flow[Any]:
     return Flow(Source(source))
 
 
-def merge(*sources: Any) -> Flow[Any]:
+def merge(*sources: AnySource[T]) -> Flow[T]:
     """A flow over the items of all `sources` as they come, each getting its turn.
 
     Raises:
@@ -96,7 +104,7 @@ def merge(*sources: Any) -> Flow[Any]:
     return Flow(_several("merge", sources))
 
 
-def concat(*sources: Any) -> Flow[Any]:
+def concat(*sources: AnySource[T]) -> Flow[T]:
     """A flow over all items of the first source, then all of the second, ...
 
     Raises:
@@ -105,6 +113,16 @@ def concat(*sources: Any) -> Flow[Any]:
     return Flow(_several("concat", sources))
 
 
+@overload
+def zip_(a: AnySource[A], /) -> Flow[tuple[A]]: ...
+@overload
+def zip_(a: AnySource[A], b: AnySource[B], /) -> Flow[tuple[A, B]]: ...
+@overload
+def zip_(a: AnySource[A], b: AnySource[B], c: AnySource[C], /) -> Flow[tuple[A, B, C]]: ...
+@overload
+def zip_(a: AnySource[A], b: AnySource[B], c: AnySource[C], d: AnySource[D], /) -> Flow[tuple[A, B, C, D]]: ...
+@overload
+def zip_(*sources: AnySource[T]) -> Flow[tuple[T, ...]]: ...
 def zip_(*sources: Any) -> Flow[Any]:
     """A flow over tuples of one item from each source, as long as the shortest.
 
@@ -208,13 +226,20 @@ class Flow(Generic[T_co]):
 
     @overload
     def flat_map(
+        self, fn: Callable[[T_co], Awaitable[Iterable[R]] | AsyncIterable[R]], /, **options: Unpack[CallOptions]
+    ) -> Flow[R]: ...
+    @overload
+    def flat_map(self, fn: Callable[[T_co], Iterable[R]], /, **options: Unpack[CallOptions]) -> Flow[R]: ...
+    # A function with resources is no Callable[[T], ...], so it does reach these two.
+    @overload
+    def flat_map(  # type: ignore[overload-cannot-match]
         self,
         fn: Callable[Concatenate[T_co, ...], Awaitable[Iterable[R]] | AsyncIterable[R]],
         /,
         **options: Unpack[CallOptions],
     ) -> Flow[R]: ...
     @overload
-    def flat_map(
+    def flat_map(  # type: ignore[overload-cannot-match]
         self, fn: Callable[Concatenate[T_co, ...], Iterable[R]], /, **options: Unpack[CallOptions]
     ) -> Flow[R]: ...
     def flat_map(self, fn: Callable[..., Any], /, **options: Unpack[CallOptions]) -> Flow[Any]:
@@ -229,7 +254,13 @@ class Flow(Generic[T_co]):
         """
         return self._with(CallStage("flat_map", fn, _options("flat_map", options)))
 
-    def filter(self, fn: Callable[Concatenate[T_co, ...], object], /, **options: Unpack[CallOptions]) -> Flow[T_co]:
+    @overload
+    def filter(self, fn: Callable[[T_co], object], /, **options: Unpack[CallOptions]) -> Flow[T_co]: ...
+    @overload
+    def filter(  # type: ignore[overload-cannot-match]  # as for map
+        self, fn: Callable[Concatenate[T_co, ...], object], /, **options: Unpack[CallOptions]
+    ) -> Flow[T_co]: ...
+    def filter(self, fn: Callable[..., object], /, **options: Unpack[CallOptions]) -> Flow[T_co]:
         """Only the items for which `fn(item)` is true.
 
         Example:
@@ -238,7 +269,13 @@ class Flow(Generic[T_co]):
         """
         return self._with(CallStage("filter", fn, _options("filter", options)))
 
-    def tap(self, fn: Callable[Concatenate[T_co, ...], object], /, **options: Unpack[CallOptions]) -> Flow[T_co]:
+    @overload
+    def tap(self, fn: Callable[[T_co], object], /, **options: Unpack[CallOptions]) -> Flow[T_co]: ...
+    @overload
+    def tap(  # type: ignore[overload-cannot-match]  # as for map
+        self, fn: Callable[Concatenate[T_co, ...], object], /, **options: Unpack[CallOptions]
+    ) -> Flow[T_co]: ...
+    def tap(self, fn: Callable[..., object], /, **options: Unpack[CallOptions]) -> Flow[T_co]:
         """Call `fn(item)` for what it does; the item goes on unchanged.
 
         Example:
@@ -332,7 +369,18 @@ class Flow(Generic[T_co]):
         /,
         *,
         where: Callable[[E], object] | None = ...,
-        replace: Callable[[E], R] | R,
+        replace: Callable[[E], R],
+        do: Callable[[E], object] | None = ...,
+        stop: bool = ...,
+    ) -> Flow[T_co | R]: ...
+    @overload
+    def catch(
+        self,
+        types: type[E] | tuple[type[E], ...],
+        /,
+        *,
+        where: Callable[[E], object] | None = ...,
+        replace: R,
         do: Callable[[E], object] | None = ...,
         stop: bool = ...,
     ) -> Flow[T_co | R]: ...
