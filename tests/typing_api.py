@@ -116,7 +116,7 @@ def maps(base: int, either: Callable[[Page], int], anything: Any) -> None:
     assert_type(flow(urls).map(str.strip), Flow[str])
     assert_type(flow([1]).map(partial(add, base)), Flow[int])
     # mypy cannot choose an overload by what a lambda returns if that is awaitable: it says Flow[Any].
-    fetched: Flow[Page] = flow(urls).map(lambda url: fetch(url))  # noqa: PLW0108 - a lambda is the point
+    fetched: Flow[Page] = flow(urls).map(lambda url: fetch(url))
     print(fetched)
 
 
@@ -200,7 +200,7 @@ def throughs() -> None:
             n += 1
 
     def windows(size: int, items: Iterator[Page]) -> Iterator[list[Page]]:
-        yield [item for item in items][:size]
+        yield list(items)[:size]
 
     assert_type(pages.through(pairs), Flow[tuple[Page, Page]])
     assert_type(pages.through(any_items), Flow[str])
