@@ -272,7 +272,7 @@ class Run(Scope):
             if not chunk:
                 self.is_over = self.chain.ended
                 break
-            if not self.chain.is_clean and Failure in map(type, chunk):
+            if not self.chain.is_clean() and Failure in map(type, chunk):
                 chunk = self._sift(chunk)
             if chunk:
                 self.items += len(chunk)

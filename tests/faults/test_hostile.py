@@ -406,7 +406,8 @@ async def test_several_sources_end_as_one(how: str, fault: str) -> None:  # noqa
         return item
 
     parts = [flow(source(n, 30 if how == "concat" else None)).map(counted, concurrency=2) for n in range(3)]
-    chain = {"merge": merge, "concat": concat, "zip_": zip_}[how](*parts, async_numbers).map(nap, concurrency=2)
+    join: Any = {"merge": merge, "concat": concat, "zip_": zip_}[how]
+    chain = join(*parts, async_numbers).map(nap, concurrency=2)
     raised: BaseException | None = None
     if fault == "take":
         assert len(await asyncio.wait_for(chain.take(50).acollect(), 3)) == 50

@@ -37,7 +37,6 @@ class Feed:
     """
 
     ended: bool = False
-    is_clean: bool = False  # True only while it is sure that no failure has come out of it
     is_empty: bool = False  # known before the start: nothing will ever come, so nothing need be opened
     gathers: bool = False  # the longer nobody takes, the more a chunk holds: ask only when something can start
     is_free: bool = False  # pulling ahead costs nothing and nobody can see it: a list, a range
@@ -53,6 +52,10 @@ class Feed:
     def take(self, want: int) -> list[object]:
         """Up to `want` items that are ready; releases what was taken before."""
         raise NotImplementedError
+
+    def is_clean(self) -> bool:
+        """True only while it is sure that no failure has come out of it."""
+        return False
 
     def demand(self, total: int) -> None:
         """Never more than `total` items will be taken in all."""
