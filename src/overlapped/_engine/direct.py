@@ -338,10 +338,16 @@ class Direct:
         """Wait for the end of a pause and for a rate token; that is queueing, so no time-out runs."""
         crew = self.crew
         slot.started_s = math.inf
-        while (left := crew.paused_s_left() or crew.key_paused_s_left(job)) > 0:
-            await asyncio.sleep(left)
-        if (delay := crew.reserve(job)) > 0:
-            await asyncio.sleep(delay)
+        has_token = False
+        while True:
+            wait_s = crew.paused_s_left() or crew.key_paused_s_left(job)
+            if wait_s <= 0:
+                if has_token:
+                    return
+                has_token = True
+                wait_s = crew.reserve(job)
+            if wait_s > 0:  # and a pause may begin meanwhile
+                await asyncio.sleep(wait_s)
 
     async def _attempt(self, slot: _Slot, job: Job) -> object:
         """One call."""

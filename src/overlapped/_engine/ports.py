@@ -363,10 +363,10 @@ class Ported:
         self.overdue.discard(outcome.number)
         if job is None or outcome.kind != "error" or was_overdue:
             return
-        if crew.scope.is_failing:  # it was cancelled for another item's failure, and has failed as well
+        # It was never told to stop, so this is no clean-up's error: either it has failed as well as the item
+        # that ends the run, or it is the failure of an item that nobody wants any more.
+        if crew.scope.is_failing:
             crew.fail(job, crew.own_error(outcome.value))
-        else:
-            crew.scope.cleanup_errors.append(outcome.value)
 
     # -- results in parts (flat_map over generators) -----------------------------------------------------
 
