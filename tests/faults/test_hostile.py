@@ -73,6 +73,33 @@ async def test_a_controller_that_raises_ends_the_run_and_odd_limits_do_not(lane:
         assert got == list(range(300))
 
 
+@child(lane=LANES, what=["rate", "key", "neither"])
+async def test_a_pause_that_takes_jobs_back_does_not_stop_a_stage(lane: str, what: str) -> None:
+    """The limit changes with every call, so jobs are put in the very moment in which a pause begins."""
+
+    class UpAndDown(Controller):
+        def finished(self, sample: Any) -> Any:
+            self.seen += 1
+            return 1 + self.seen % 2
+
+    class Makes:
+        def controller(self) -> Controller:
+            return UpAndDown()
+
+    def refuses_half(item: int) -> int:
+        time.sleep(0.001)
+        if item % 2:
+            raise Overloaded(retry_after_s=0.003)
+        return item
+
+    fn, options = in_lane(lane, refuses_half)
+    options |= {"rate": {"rate": Rate(20_000, burst=50)}, "key": {"key": str, "per_key": 1}, "neither": {}}[what]
+    for _ in range(4):
+        stage = flow(range(30)).map(fn, concurrency=Makes(), **options)
+        report = await asyncio.wait_for(stage.arun(on_failure="keep"), 2)
+        assert (report.items, report.failed) == (15, 15)
+
+
 @child(lane=LANES, what=["weigh", "key", "where", "do", "replace", "bool"])
 async def test_an_error_in_a_users_small_function_is_its_items_failure(lane: str, what: str) -> None:
     def odd(value: Any) -> int:

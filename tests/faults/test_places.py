@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from typing import Any
 
 from overlapped import AUTO, CallTimeout, Retry, TooManyFailures
@@ -304,6 +305,27 @@ async def test_take_ends_in_order_though_a_later_item_failed_first() -> None:
         return True
 
     assert await flow(range(10)).map(fails_at_3, concurrency=8).filter(is_wanted).take(2).acollect() == [0, 1]
+
+
+@child(ordered=[True, False])
+async def test_failures_beyond_the_last_item_wanted_are_nobodys(ordered: bool) -> None:
+    """A thread call cannot be cancelled: it fails later, but it was for an item that nobody wants any more."""
+    calls = Calls()
+
+    def fails_late(item: int) -> bool:
+        with calls.one(item):
+            if item >= 3:
+                time.sleep(0.1)
+                raise Boom(item)
+            return True
+
+    stage = flow(range(10)).filter(fails_late, on="thread", concurrency=4, ordered=ordered)
+    assert sorted(await stage.take(3).acollect()) == [0, 1, 2]
+    async with stage.open(on_failure="keep") as items:
+        await anext(items)
+    async with stage.catch(Boom).open() as items:
+        await anext(items)
+    assert calls.now == 0
 
 
 @child(lane=LANES)
