@@ -411,9 +411,7 @@ def test_a_file_that_raises_shows_its_own_frames_with_exit_1(here):
 
 
 def test_an_error_of_a_builtin_names_stage_and_item(here):
-    done = overlapped(
-        "run", "--on-failure", "raise", here("from overlapped import flow\nf = flow(['x']).map(int)\n")
-    )
+    done = overlapped("run", "--on-failure", "raise", here("from overlapped import flow\nf = flow(['x']).map(int)\n"))
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "ValueError: invalid literal" in last
@@ -421,12 +419,8 @@ def test_an_error_of_a_builtin_names_stage_and_item(here):
 
 
 def test_without_click_one_line_says_what_to_install():
-    code = (
-        "import sys; sys.modules['click'] = None; from overlapped.cli import main; sys.exit(main(['--help']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    code = "import sys; sys.modules['click'] = None; from overlapped.cli import main; sys.exit(main(['--help']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "overlapped: the command line needs click: pip install 'overlapped[standard]'\n"
 
@@ -558,9 +552,7 @@ slow = {{"aiohttp", "tornado", "uvloop", "rich", "sqlite3"}} & set(sys.modules)
 print(sorted(slow), file=sys.stderr)
 sys.exit(status)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
 

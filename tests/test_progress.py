@@ -188,9 +188,7 @@ def test_on_a_terminal_the_block_is_redrawn_and_gone_at_the_end(tmp_path):
     assert "\r" not in written
 
 
-@pytest.mark.parametrize(
-    ("args", "env"), [([], {"TERM": "dumb"}), (["--progress", "plain"], {}), (["-q"], {})]
-)
+@pytest.mark.parametrize(("args", "env"), [([], {"TERM": "dumb"}), (["--progress", "plain"], {}), (["-q"], {})])
 def test_a_dumb_terminal_and_plain_and_quiet_get_no_escapes(tmp_path, args, env):
     assert "\x1b" not in on_a_terminal(tmp_path, *args, env=env)
 

@@ -67,9 +67,7 @@ def test_a_retry_that_cannot_work_is_refused(options, message):
 
 
 def test_no_limit_on_waits_is_written_as_infinity():
-    assert Retry(cap_s=math.inf, retry_after_cap_s=math.inf, jitter=False).delay_s(5, 0.0) == pytest.approx(
-        1.6
-    )
+    assert Retry(cap_s=math.inf, retry_after_cap_s=math.inf, jitter=False).delay_s(5, 0.0) == pytest.approx(1.6)
 
 
 class AskingError(Exception):
