@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import pytest
 
-from overlapped import Rate, Retry, UsageError
+from overlapped import Overloaded, Rate, Retry, UsageError
 from overlapped.testing import virtual
 from tests.rules.kit import Calls, aoutcome, arriving, flow, in_lane, merge, now_s, outcome, same
 
@@ -139,6 +140,23 @@ def test_rates_hold_in_every_lane(lane, way, limit):
     # A token may be used late, never early; so no more than k + 1 starts within k intervals.
     assert started[-1] - started[0] >= 5 * 0.02 - 0.015
     assert len(started) == 6
+
+
+@virtual
+async def test_a_pause_and_a_rate_hold_together(ordered, limit):
+    """Who waits for a token when a pause begins does not start in it, and there is no burst after it."""
+
+    def fails(n, attempt):
+        return Overloaded(retry_after_s=2.5) if n == 1 and attempt == 1 else None
+
+    calls = Calls(service_s=0.0, fails=fails)
+    retry = Retry(attempts=2, base_s=0.0)
+    chain = flow(range(6)).map(calls, concurrency=limit, ordered=ordered, rate=Rate(1, per_s=1), retry=retry)
+    assert sorted(await chain.acollect()) == list(range(6))
+    starts = [at for _, at in calls.started]
+    assert [at for at in starts if 1.0 < at < 3.5] == []
+    assert all(b - a >= 1 - 1e-6 for a, b in itertools.pairwise(starts))
+    assert starts[-1] <= 9.0
 
 
 @virtual
