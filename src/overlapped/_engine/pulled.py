@@ -119,6 +119,7 @@ class ThreadFeed(Buffered):
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_waiting = False  # the thread waits for an order
         self._is_stopped = False
+        self._is_told = False  # the loop has been told of items that it has not looked at
         self._has_left = asyncio.Event()
         self._thread: threading.Thread | None = None
         self.on_async: Callable[[object], None] | None = None
@@ -198,8 +199,14 @@ class ThreadFeed(Buffered):
         """Add an item and tell the loop, once for all items that it has not looked at."""
         self.buffer.append(item)
         self.produced += 1
-        if self.is_listening:
+        if self.is_listening and not self._is_told:
+            self._is_told = True
             self._tell(self.hear)
+
+    def hear(self) -> None:
+        """On the loop: something was produced, or it has ended."""
+        self._is_told = False  # before the look: what comes after it tells again
+        super().hear()
 
     def _serve(self) -> None:
         iterator: object = None
