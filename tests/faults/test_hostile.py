@@ -93,7 +93,8 @@ async def test_a_pause_that_takes_jobs_back_does_not_stop_a_stage(lane: str, wha
         return item
 
     fn, options = in_lane(lane, refuses_half)
-    options |= {"rate": {"rate": Rate(20_000, burst=50)}, "key": {"key": str, "per_key": 1}, "neither": {}}[what]
+    more: dict[str, Any] = {"rate": {"rate": Rate(20_000, burst=50)}, "key": {"key": str, "per_key": 1}, "neither": {}}
+    options |= more[what]
     for _ in range(4):
         stage = flow(range(30)).map(fn, concurrency=Makes(), **options)
         report = await asyncio.wait_for(stage.arun(on_failure="keep"), 2)

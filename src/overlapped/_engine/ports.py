@@ -256,7 +256,7 @@ class Ported:
 
     def _is_filled(self) -> bool:
         """Jobs are put ahead of free slots, as far as the look-ahead goes, unless their start must be timed."""
-        if self.one_by_one and self.busy() + len(self.lost) >= self.limit:
+        if self.one_by_one and len(self.pending) + len(self.held) + len(self.lost) >= self.limit:
             return True
         return self.crew.spec.bounds_bytes and len(self.pending) >= self.crew.room_for_results(self.limit)
 
