@@ -13,7 +13,20 @@ from typing import Any
 
 from overlapped import AUTO, Rate, merge
 from tests.faults.harness import child
-from tests.faults.kit import LANES, Calls, async_numbers, flow, in_lane, nap, numbers, took, wait_until
+from tests.faults.kit import (
+    LANES,
+    Boom,
+    Calls,
+    async_numbers,
+    flow,
+    gather_from,
+    in_lane,
+    nap,
+    numbers,
+    same,
+    took,
+    wait_until,
+)
 
 
 class Pulled:
@@ -306,6 +319,36 @@ async def test_a_rate_holds_however_many_workers_there_are() -> None:
     await flow(range(30)).map(counts, concurrency=10, rate=Rate(100, per_s=1)).arun()
     assert starts[-1] - starts[0] >= 0.28
     assert len({round(start, 2) for start in starts}) > 20
+
+
+@child(lane=LANES, items=[1, 2, 7], ordered=[True, False], fails=[True, False])
+async def test_a_limit_that_changes_with_the_last_item_loses_nothing(
+    lane: str, items: int, ordered: bool, fails: bool
+) -> None:
+    class UpAndDown:
+        reason = "up and down"
+        limit = 2
+
+        def finished(self, sample: Any) -> int:
+            self.limit = 3 - self.limit
+            return self.limit
+
+    class Makes:
+        def controller(self) -> UpAndDown:
+            return UpAndDown()
+
+    def last_fails(item: int) -> int:
+        time.sleep(0.0002)
+        if fails and item == items - 1:
+            raise Boom
+        return item
+
+    fn, options = in_lane(lane, last_fails)
+    stage = flow(numbers(items)).map(fn, concurrency=Makes(), ordered=ordered, **options).map(same, concurrency=2)
+    got: list[int] = []
+    error = await gather_from(stage, got)
+    assert isinstance(error, Boom) == fails, repr(error)
+    assert len(got) == items - fails or not ordered
 
 
 @child(lane=["coroutine", "thread"])
