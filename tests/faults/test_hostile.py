@@ -166,6 +166,41 @@ async def test_ctrl_c_inside_a_users_small_function_ends_the_run(lane: str, what
     assert isinstance(error, KeyboardInterrupt), repr(error)
 
 
+@child(lane=["coroutine", "thread"])
+async def test_jobs_dropped_by_a_failure_give_their_key_back(lane: str) -> None:
+    """Item 0 is parked and queues again behind 3 of its key; 1 fails for good, and 2 ends, in one moment."""
+    calls, go = Calls(), threading.Event()
+
+    def plain(item: int) -> int:
+        with calls.one(item):
+            if item == 0 and calls.started.count(0) == 1:
+                raise Overloaded
+            if item in (1, 2):
+                go.wait(5)
+            if item == 1:
+                raise Boom
+        return item
+
+    async def awaited(item: int) -> int:
+        with calls.one(item):
+            if item == 0 and calls.started.count(0) == 1:
+                raise Overloaded
+            while item in (1, 2) and not go.is_set():
+                await asyncio.sleep(0.01)
+            if item == 1:
+                raise Boom
+        return item
+
+    asyncio.get_running_loop().call_later(1.3, go.set)
+    keys: dict[str, Any] = {"key": lambda item: item == 1, "per_key": 1}
+    retry = Retry(2, exceptions=Overloaded, base_s=1.05, jitter=False)
+    got: list[int] = []
+    stage = flow(range(10)).map(awaited if lane == "coroutine" else plain, concurrency=3, retry=retry, **keys)
+    error = await asyncio.wait_for(gather_from(stage, got), 4)
+    assert isinstance(error, Boom)
+    assert got == [0]
+
+
 @child(asked=[1e10, 10**400, float("inf"), -5, float("nan"), "soon", True], lane=LANES)
 async def test_an_absurd_retry_after_neither_stalls_nor_crashes(asked: Any, lane: str) -> None:
     error = Overloaded(retry_after_s=asked)
