@@ -265,6 +265,22 @@ async def test_a_pause_holds_even_if_the_item_is_not_tried_again(ordered):
 
 
 @virtual
+async def test_a_generator_that_had_yielded_pauses_its_stage_too(ordered):
+    started = []
+
+    async def fn(n):
+        started.append((n, now_s()))
+        yield n
+        await asyncio.sleep(0.5)
+        if n == 0:
+            raise Overloaded(retry_after_s=3.0)
+
+    chain = flow(range(2)).flat_map(fn, concurrency=1, ordered=ordered)
+    assert await aoutcome(chain, on_failure="keep") == ([0, 1], None)
+    assert started == [(0, 0.0), (1, 3.5)]
+
+
+@virtual
 async def test_other_stages_go_on_during_a_pause():
     first, second = Calls(service_s=0.1), Calls(service_s=0.1, fails=asks(100.0, 0))
     chain = flow(range(10)).map(first, concurrency=1).map(second, concurrency=1, retry=exactly(0.0))

@@ -1,15 +1,20 @@
-"""The calls of one stage: who may start, in which order results leave, what happens to a failure."""
+"""The calls of one stage: who may start, and what happens to a failure.
+
+Over 400 lines, because all of it is one state: every method reads or closes the same gate.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure, add_note, as_value
-from overlapped._engine.feed import EVERYTHING, Through
+from overlapped._engine.feed import EVERYTHING
+from overlapped._engine.handover import MAX_UNTAKEN_BYTES, Handover
+from overlapped._engine.job import Job
+from overlapped._engine.shape import Unstarted
 from overlapped._engine.trays import DROPPED, Spread, Tray
 from overlapped.control.base import Sample
 from overlapped.errors import CallTimeout, Overloaded, TooLarge
@@ -17,20 +22,15 @@ from overlapped.retry import retry_after_s
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from overlapped._engine.feed import Feed
+    from overlapped._engine.job import CrewSpec
     from overlapped._engine.keys import Keys
     from overlapped._engine.scope import Scope
-    from overlapped.control.base import ControllerSpec, Outcome
-    from overlapped.rate import Rate
+    from overlapped._engine.shape import Shape
+    from overlapped.control.base import Outcome
     from overlapped.record import Decision, StageRecord
-    from overlapped.retry import Retry
-
-    Emit = Callable[[list[object]], Awaitable[None]]
-
-MAX_UNTAKEN_BYTES: Final = 64 * 2**20
-"""With AUTO, `bytes` and `str` results that nobody has taken stay below this (one is always allowed)."""
 
 FREE_CHUNK: Final = 1_024
 """Items taken at once from a feed whose pulling nobody can see (a list): spreads the cost of a refill."""
@@ -44,132 +44,19 @@ MAX_DECISIONS: Final = 1_000
 """Changes of the limit that are kept for the report."""
 
 
-class Job:
-    """One item on its way through a crew."""
-
-    __slots__ = (
-        "attempt",
-        "has_emitted",
-        "has_place",
-        "has_token",
-        "index",
-        "item",
-        "key",
-        "parts",
-        "pending",
-        "results",
-    )
-
-    def __init__(self, index: int, item: object) -> None:
-        self.index = index
-        self.item = item
-        self.attempt = 1
-        self.key: object = None
-        self.has_place = False  # among the calls of its key
-        self.has_token = False  # of the rate, for a start that is still to come
-        self.has_emitted = False  # a part of its results is out: it cannot be called again
-        self.parts: list[list[object]] = []  # of a batch that was split: those still to be called, the next one last
-        self.results: list[object] | None = None  # and what came of those called already
-        # How to finish what the call has returned already, if that turned out to be awaitable.
-        self.pending: Callable[[Emit], Awaitable[object]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CrewSpec:
-    """What the user asked of one stage's calls. The words are those of `Flow.map`."""
-
-    name: str
-    verb: str
-    ordered: bool
-    concurrency: ControllerSpec
-    fatal: bool  # a failure here ends the run: raise mode, and no later `.catch`
-    many: bool = False  # a call may give many results (flat_map)
-    weighs: bool = False  # items are batches: a failure counts for all of them
-    bounds_bytes: bool = False
-    retry: Retry | None = None
-    timeout_s: float | None = None
-    rate: Rate | None = None
-    retry_after_cap_s: float = 300.0
-
-
-class Shape(Protocol):
-    """Where a crew's calls run: in its own workers (direct) or behind a port (threads, processes)."""
-
-    lane: str
-    why: str
-
-    def start(self) -> None:
-        """Begin to pull."""
-
-    def wake(self) -> None:
-        """Something has changed: room, items, a pause's end, a job that is due."""
-
-    @property
-    def is_surplus(self) -> bool:
-        """True if more places than the limit allows are still to leave."""
-        ...
-
-    def busy(self) -> int:
-        """Items that are being called, waiting for a retry in their slot included."""
-        ...
-
-    def drop_after(self, index: int) -> None:
-        """Cancel every item beyond `index`."""
-
-    def retire(self, then: Callable[[], None]) -> None:
-        """Start nothing new, give unstarted jobs back, and call `then()` when nothing runs."""
-
-    def cpu_s(self) -> float | None:
-        """CPU time of the calls, s, where it can be told."""
-
-
-class _Unstarted:
-    """The shape of a crew that has not started: its resources may not be open yet, so nothing is made."""
-
-    is_surplus = False
-
-    def __init__(self, lane: str = "", why: str = "") -> None:
-        self.lane = lane
-        self.why = why
-
-    def start(self) -> None:
-        """Not yet."""
-
-    def wake(self) -> None:
-        """Not yet."""
-
-    def busy(self) -> int:
-        """Nothing runs."""
-        return 0
-
-    def drop_after(self, index: int) -> None:
-        """Nothing runs."""
-
-    def retire(self, then: Callable[[], None]) -> None:
-        """Nothing runs."""
-        then()
-
-    def cpu_s(self) -> float | None:
-        """Nothing ran."""
-        return None
-
-
-class Crew(Through):
+class Crew(Handover):
     """Pulls items, has them called by its shape, and hands the outcomes on in their places.
 
     Look-ahead: items admitted whose results nobody has taken - running, parked, waiting for their
     turn, finished - are at most `4 * limit + 16`, in both orders.
-
-    Order: `head` is the index whose result leaves next, `late` holds those that came before their turn.
     """
 
     # What the hot loop reads and writes: slots are found faster than the 30th key of an instance's dict.
-    __slots__ = ("admit_until", "admitted", "head", "input", "listening")
+    __slots__ = ("admit_until", "admitted", "input")
 
     def __init__(self, up: Feed, scope: Scope, spec: CrewSpec, keys: Keys | None = None) -> None:
-        super().__init__(up)
+        super().__init__(up, spec)
         self.scope = scope
-        self.spec = spec
         self.keys = keys
         self.bucket = scope.bucket(spec.rate) if spec.rate is not None else None
         self.weigh: Callable[[Any], float] | None = spec.rate.weigh if spec.rate is not None else None
@@ -178,8 +65,8 @@ class Crew(Through):
         self.learns = not hasattr(self.controller, "controller")  # Fixed is its own controller: nothing to learn
         self.limits = (self.limit, self.limit)
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
-        self.shape: Shape = _Unstarted()
-        self.make_shape: Callable[[], Shape] = _Unstarted
+        self.shape: Shape = Unstarted()
+        self.make_shape: Callable[[], Shape] = Unstarted
         # what comes in
         self.input: Iterator[Any] = iter(())
         self.admitted = 0
@@ -187,24 +74,12 @@ class Crew(Through):
         self.wanted = EVERYTHING
         self.is_closed = False  # no new item will be admitted: a fatal failure is known
         self.fatal_at = EVERYTHING  # as `last`, known one turn earlier: nothing beyond it starts
-        self.last = EVERYTHING  # index of the earliest fatal failure: nothing beyond it is delivered
         self.ready: deque[Job] = deque()
         self.parked: dict[Job, asyncio.TimerHandle | None] = {}
         self.paused_until_s = -math.inf
-        # what goes out
-        self.out: list[object] = []
-        self.late: dict[int, object] = {}
-        self.head = 0
-        self.released = 0
-        self.lent = 0
-        self.lent_bytes = 0
-        self.untaken_bytes = 0
-        self.weighed = self.weight = 0  # results so far, and their bytes
-        self.listening = False
         self.barrier: list[Failure] = []
-        self.is_complete = False  # nothing will be added to `out` any more
         # the account
-        self.calls = self.retries = self.failed = self.failures = self.timeouts = self.handed_on = 0
+        self.calls = self.retries = self.failed = self.failures = self.timeouts = 0
         self.service_s = self.starved_s = self.blocked_s = self.paused_s = 0.0
         scope.crews.append(self)
 
@@ -212,7 +87,7 @@ class Crew(Through):
 
     def install(self, lane: str, why: str, make: Callable[[], Shape]) -> None:
         """Let what `make()` gives make the calls, from the start on."""
-        self.shape = _Unstarted(lane, why)
+        self.shape = Unstarted(lane, why)
         self.make_shape = make
 
     def switch(self, make: Callable[[], Shape]) -> None:
@@ -245,6 +120,11 @@ class Crew(Through):
     def cap(self) -> int:
         """Bound of the look-ahead."""
         return 4 * self.limit + 16
+
+    def room_changed(self) -> None:
+        """Results have been taken: whoever waits for room may look."""
+        self.open_gate()
+        self.shape.wake()
 
     def open_gate(self) -> None:
         """Recompute up to where items may be pulled without a look at anything else."""
@@ -326,124 +206,6 @@ class Crew(Through):
         self._stop_at(-1)
         self.out.clear()
         self.ended = self.is_complete = True
-
-    # -- what goes out --------------------------------------------------------------------------
-
-    def take(self, want: int) -> list[object]:
-        """Results in their order; the earlier ones no longer count in the look-ahead."""
-        if self.lent:
-            if not self.spec.many:
-                self.released += self.lent
-            self.untaken_bytes -= self.lent_bytes
-            self.lent = self.lent_bytes = 0
-            self.open_gate()
-            self.shape.wake()
-        if want <= 0:
-            return []
-        out = self.out
-        if not out:
-            self.listening = True
-            return []
-        # Half of the bound at most, so that the crew goes on while the next stage works on its chunk.
-        chunk = out[: min(want, max(1, self.cap // 2))]
-        del out[: len(chunk)]
-        self.lent = len(chunk)
-        self.handed_on += len(chunk)
-        if self.untaken_bytes:
-            self.lent_bytes = sum(len(r) for r in chunk if isinstance(r, (bytes, str)))
-        if self.spec.many:
-            self.open_gate()
-            self.shape.wake()
-        self.ended = self.is_complete and not out
-        return chunk
-
-    def announce(self) -> None:
-        """Call the listener, if it waits."""
-        if self.listening:
-            self.listening = False
-            self.notify()
-
-    def settle(self, index: int, result: object) -> None:
-        """Put the outcome of item `index` in its place and let go what has its turn."""
-        if index > self.last:
-            return
-        if not self.spec.ordered:
-            self._emit(result)
-        elif index != self.head:
-            tray = self.late.get(index)
-            if isinstance(tray, Tray):
-                tray.close(result)
-            else:
-                self.late[index] = result
-            return
-        else:
-            self._emit(result)
-            self.late.pop(index, None)  # its tray, if it had one
-            self.head += 1
-            if self.late:
-                self.advance()
-        self.announce()
-
-    def advance(self) -> None:
-        """Let go the results that waited for the one before them."""
-        late = self.late
-        while self.head in late:
-            held = late[self.head]
-            if isinstance(held, Tray):
-                self.out.extend(held.give())
-                if not held.is_closed:
-                    return  # the head's own results go straight out from now on
-                held = held.end
-            del late[self.head]
-            self._emit(held)
-            self.head += 1
-
-    def _emit(self, result: object) -> None:
-        if isinstance(result, Spread):
-            self.out.extend(result.items)
-            if not self.spec.many:
-                self.released -= len(result.items)  # each is counted when it is taken; together they are one item
-            result = result.end
-        if result is not DROPPED:
-            self.out.append(result)
-        if self.spec.many or result is DROPPED:
-            self.released += 1
-            self.open_gate()
-
-    def emit_part(self, index: int, items: list[object]) -> Tray | None:
-        """Some results of a call that goes on. Returns the tray they wait on, if it is not their turn."""
-        if index > self.last:
-            return None
-        if self.spec.ordered and index != self.head:
-            tray = self.late.get(index)
-            if not isinstance(tray, Tray):
-                tray = self.late[index] = Tray()
-            tray.items.extend(items)
-            return tray
-        self.out.extend(items)
-        self.announce()
-        return None
-
-    def on_tray(self, index: int) -> int:
-        """Partial results of the call for `index` that wait for their turn."""
-        tray = self.late.get(index)
-        return len(tray.items) if isinstance(tray, Tray) else 0
-
-    def weigh_result(self, result: object) -> None:
-        """Count the bytes of a result that nobody has taken yet."""
-        self.weighed += 1
-        if isinstance(result, (bytes, str)):
-            self.weight += len(result)
-            self.untaken_bytes += len(result)
-            if self.untaken_bytes >= MAX_UNTAKEN_BYTES:
-                self.open_gate()
-
-    def room_for_results(self, unknown: int) -> float:
-        """How many more results of the usual weight may come before the bound; `unknown` before the first."""
-        if not self.weighed:
-            return unknown
-        mean = self.weight / self.weighed
-        return max(1.0, (MAX_UNTAKEN_BYTES - self.untaken_bytes) / mean) if mean else math.inf
 
     # -- failures -------------------------------------------------------------------------------
 

@@ -8,9 +8,10 @@ from collections import deque
 from operator import length_hint
 from typing import TYPE_CHECKING, Final
 
-from overlapped._engine.crew import SAMPLED, SHORT_CALL_S, Job
+from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.failure import Failure
+from overlapped._engine.job import Job
 from overlapped._engine.scope import cancelled_from_outside, running_task
 from overlapped._engine.trays import DROPPED
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overlapped._engine.crew import Job
+    from overlapped._engine.job import Job
     from overlapped._engine.scope import Scope
     from overlapped.rate import Bucket, Rate
 

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from overlapped._engine.callables import is_awaitable, is_generator
-from overlapped._engine.crew import SAMPLED, SHORT_CALL_S, Job
+from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.scope import GRACE_S
 from overlapped.errors import StuckCalls
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from overlapped._engine.crew import Crew
+    from overlapped._engine.job import Job
 
 STUCK_S: Final = 1.0
 """How long all slots must be lost before a run is given up; a call that is merely slow has ended by then."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from overlapped._engine.callables import describe
-from overlapped._engine.crew import Crew, CrewSpec
+from overlapped._engine.crew import Crew
+from overlapped._engine.job import CrewSpec
 from overlapped._engine.keys import Keys
 from overlapped.control.auto import AUTO, Auto
 from overlapped.control.base import ControllerSpec

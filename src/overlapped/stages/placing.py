@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from overlapped._engine.callables import Described
-    from overlapped._engine.crew import Crew, Job, Shape
+    from overlapped._engine.crew import Crew
+    from overlapped._engine.job import Job
     from overlapped._engine.ports import Outcome
+    from overlapped._engine.shape import Shape
     from overlapped.stages.base import Seat
 
 LANES: Final = ("coroutine", "inline", "thread")

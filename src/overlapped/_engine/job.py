@@ -1,0 +1,63 @@
+"""One item on its way through a stage, and what the user asked of that stage's calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from overlapped.control.base import ControllerSpec
+    from overlapped.rate import Rate
+    from overlapped.retry import Retry
+
+    Emit = Callable[[list[object]], Awaitable[None]]
+
+
+class Job:
+    """One item on its way through a crew."""
+
+    __slots__ = (
+        "attempt",
+        "has_emitted",
+        "has_place",
+        "has_token",
+        "index",
+        "item",
+        "key",
+        "parts",
+        "pending",
+        "results",
+    )
+
+    def __init__(self, index: int, item: object) -> None:
+        self.index = index
+        self.item = item
+        self.attempt = 1
+        self.key: object = None
+        self.has_place = False  # among the calls of its key
+        self.has_token = False  # of the rate, for a start that is still to come
+        self.has_emitted = False  # a part of its results is out: it cannot be called again
+        self.parts: list[list[object]] = []  # of a batch that was split: those still to be called, the next one last
+        self.results: list[object] | None = None  # and what came of those called already
+        # How to finish what the call has returned already, if that turned out to be awaitable.
+        self.pending: Callable[[Emit], Awaitable[object]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CrewSpec:
+    """What the user asked of one stage's calls. The words are those of `Flow.map`."""
+
+    name: str
+    verb: str
+    ordered: bool
+    concurrency: ControllerSpec
+    fatal: bool  # a failure here ends the run: raise mode, and no later `.catch`
+    many: bool = False  # a call may give many results (flat_map)
+    weighs: bool = False  # items are batches: a failure counts for all of them
+    bounds_bytes: bool = False
+    retry: Retry | None = None
+    timeout_s: float | None = None
+    rate: Rate | None = None
+    retry_after_cap_s: float = 300.0
