@@ -1,20 +1,19 @@
-"""What comes out of a run: the iterators that a user holds, async and sync, and the bridge between."""
+"""What comes out of a run: the iterators that a user holds, async and sync."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import contextvars
 import os
-import queue
 import threading
 import weakref
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from overlapped._engine.failure import add_note
-from overlapped._engine.loop import is_ours, new_loop, running_loop
+from overlapped._engine.loop import is_ours, running_loop
 from overlapped._engine.scope import GRACE_S
+from overlapped.bridge import Bridge
 from overlapped.errors import UsageError
 from overlapped.running import Run
 
@@ -165,95 +164,6 @@ class AsyncItems(Generic[T]):
         self._chunk = iter(())
 
 
-class _Bridge:
-    """A run on a loop in a daemon thread of its own; chunks cross over when they are asked for."""
-
-    def __init__(self, flow: Plan, options: RunOptions) -> None:
-        self._flow = flow
-        self._options = options
-        self._answers: queue.SimpleQueue[list[object] | None] = queue.SimpleQueue()
-        self._is_asked = self._is_told = self._is_answering = False
-        self.run: Run | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.outcome: BaseException | None = None
-        self._has_started = threading.Event()
-        context = contextvars.copy_context()
-        self.thread = threading.Thread(target=context.run, args=(self._serve,), name="overlapped:loop", daemon=True)
-        self.is_unwanted = False
-        try:
-            self.thread.start()
-            self._has_started.wait()
-        except BaseException:  # Ctrl-C just now: nobody will ever hold this run
-            self.is_unwanted = True
-            self.stop()
-            raise
-
-    # -- in the loop's thread ------------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(self._live())
-        except BaseException as error:  # noqa: BLE001 - given to whoever consumes
-            self.outcome = error
-        self._has_started.set()
-        self._answers.put(None)
-
-    async def _live(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.run = run = Run(self._flow, self._options)
-        run.listeners.append(self._answer)
-        self._has_started.set()
-        if self.is_unwanted:
-            run.stop()
-        await asyncio.wait([run.finished])
-        self.outcome = run.outcome()
-
-    def _ask(self) -> None:
-        self._is_asked = True
-        self._answer()
-
-    def _answer(self) -> None:
-        run = self.run
-        self._is_told = True
-        if run is None or self._is_answering:  # from inside: what it takes from has just told it something
-            return
-        self._is_answering = True
-        try:
-            while self._is_asked and self._is_told:
-                self._is_told = False
-                if chunk := run.take():
-                    self._is_asked = False
-                    self._answers.put(chunk)
-                elif run.is_over:
-                    run.stop()
-        except BaseException as error:  # noqa: BLE001 - nobody above this callback would hear of it
-            run.abort(error)
-        finally:
-            self._is_answering = False
-
-    # -- in any other thread ---------------------------------------------------------------------------
-
-    def fetch(self) -> list[object] | None:
-        """Wait for the next chunk; None at the end."""
-        self.tell(self._ask)
-        return self._answers.get()
-
-    def tell(self, call: Any) -> None:
-        """Have `call()` called on the loop, if it still runs."""
-        try:
-            if self.loop is not None:
-                self.loop.call_soon_threadsafe(call)
-        except RuntimeError:  # the loop is closed: the run has ended
-            pass
-
-    def stop(self) -> None:
-        """Ask the run to end."""
-        run = self.run
-        if run is not None:
-            self.tell(run.stop)
-
-
 class Items(Generic[T]):
     """The results of one run, for `for`; the run has a loop in a daemon thread of its own.
 
@@ -271,7 +181,7 @@ class Items(Generic[T]):
         self._lock = threading.Lock()
         self._is_closed = False
         self._pid = os.getpid()
-        self._bridge = _Bridge(flow, options)
+        self._bridge = Bridge(flow, options)
         weakref.finalize(self, _let_go, self._bridge, self._pid).atexit = False
         _LIVE.add(self)
         if self._bridge.run is None:  # it could not even be built: an iterator that was used up, say
@@ -395,71 +305,11 @@ class Scoped(Generic[T]):
         await self._items.__aexit__(kind, error, trace)
 
 
-def run_here(work: Any) -> Any:
-    """Run a coroutine function's call to its end: on a loop in this thread, or in another if one runs here.
-
-    Raises:
-        UsageError: this thread's loop is that of a run, which would wait for itself.
-    """
-    loop = running_loop()
-    if loop is None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(work())
-    if is_ours(loop):
-        raise UsageError(
-            "a blocking call on the loop of a run would stop that run; write await flow.arun(), await flow.acollect()"
-        )
-    elsewhere = _Elsewhere(work)
-    return elsewhere.result()
-
-
-class _Elsewhere:
-    """A blocking call under somebody's running loop (a notebook): its loop runs in a thread of its own."""
-
-    def __init__(self, work: Any) -> None:
-        self._work = work
-        self._cancel: Any = None
-        self._value: Any = None
-        self._error: BaseException | None = None
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._serve,), name="overlapped:loop", daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                self._value = runner.run(self._live())
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            self._error = error
-
-    async def _live(self) -> Any:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
-        return await self._work()
-
-    def result(self) -> Any:
-        """Wait for it; Ctrl-C cancels it and is raised once nothing of it is left."""
-        try:
-            self._thread.join()
-        except BaseException:
-            if self._cancel is not None:
-                try:
-                    self._cancel()
-                except RuntimeError:
-                    pass  # its loop is closed: it has just ended
-            self._thread.join()
-            raise
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
-def _let_go(life: Run | _Bridge, pid: int) -> None:
+def _let_go(life: Run | Bridge, pid: int) -> None:
     """The user's iterator is gone without having been closed: end its run, from whatever thread this is."""
     if pid != os.getpid():
         return
-    if isinstance(life, _Bridge):
+    if isinstance(life, Bridge):
         life.stop()
     else:
         try:
