@@ -127,6 +127,21 @@ def test_a_second_ctrl_c_while_a_scope_is_left_does_not_hang_and_leaves_nothing(
     wait_until_blocking(lambda: calls.now == 0)
 
 
+@child(lane=["coroutine", "thread"], how=["run", "collect"])
+def test_a_second_ctrl_c_in_a_blocking_call_is_a_keyboard_interrupt_and_leaves_nothing(lane: str, how: str) -> None:
+    calls = Calls()
+    stage = flow(numbers).map(waiting(calls, lane, cleanup_s=0.4), concurrency=4)
+    ctrl_c(0.2, 0.1)
+    with took(3):
+        try:
+            getattr(stage, how)()
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("Ctrl-C was swallowed")
+    wait_until_blocking(lambda: calls.now == 0)
+
+
 @child
 def test_a_second_ctrl_c_in_asyncio_run_does_not_hang_and_leaves_nothing() -> None:
     calls = Calls()
