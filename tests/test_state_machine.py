@@ -526,7 +526,8 @@ class OneRun(RuleBasedStateMachine):
     def judge_the_end(self) -> None:
         """What was delivered in all, by the way in which the run ended."""
         outcome, setup = self.outcome, self.setup
-        if self.is_left or isinstance(outcome, asyncio.CancelledError):
+        is_taken = setup.after == "take" and len(self.delivered) == TAKEN
+        if self.is_left or isinstance(outcome, asyncio.CancelledError) or (is_taken and outcome != "end"):
             return  # an error, if any, is that of a call that ignored its cancel
         failed = [item.n for item in self.pulled if self.expected(item)[1] == "failed"]
         if outcome == "end":

@@ -173,7 +173,13 @@ class Crew(Handover):
             job = self.ready.popleft()
             if job.index <= self.fatal_at:
                 return job
+            self.drop(job)
         return None
+
+    def drop(self, job: Job) -> None:
+        """Nobody wants this job any more; another one of its key may have its place."""
+        if self.keys is not None:
+            self.keys.leave(job)
 
     @property
     def has_no_input(self) -> bool:
@@ -281,9 +287,12 @@ class Crew(Handover):
             if job.index > bound:
                 self.scope.forget(timer)
                 del self.parked[job]
-        self.ready = deque(job for job in self.ready if job.index <= bound)
         if self.keys is not None:
             self.keys.drop_after(bound)
+        ready, self.ready = self.ready, deque(job for job in self.ready if job.index <= bound)
+        for job in ready:
+            if job.index > bound:
+                self.drop(job)
         for late in [i for i in self.late if i > bound]:
             held = self.late.pop(late)
             if isinstance(held, Tray):
@@ -308,6 +317,8 @@ class Crew(Handover):
             self.pause(job, asked)
         if retry is None or job.attempt >= retry.attempts or not retry.is_retried(error):
             return None
+        if job.has_emitted:
+            return None  # what it has given cannot be taken back
         if isinstance(error, TooLarge):
             return None  # the same batch would be too large again
         job.attempt += 1

@@ -286,7 +286,7 @@ class Direct:
 
     # -- one item, with everything that may happen to it ------------------------------------------------
 
-    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:
+    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:  # noqa: C901 - one story
         """Bring an item to its end: key, pause, rate, attempts, retries. `error`: its first attempt's, if made."""
         crew = self.crew
         slot.index = job.index
@@ -316,6 +316,9 @@ class Direct:
                     return
                 else:
                     await asyncio.sleep(delay)
+        except BaseException:
+            crew.drop(job)  # it is this worker that is to end
+            raise
         finally:
             error = None  # a frame of its traceback must not hold it: that cycle would keep a dropped run alive
         slot.started_s = math.inf
@@ -330,8 +333,6 @@ class Direct:
             if self.learns:
                 self._learn(slot, slot.started_s, now, crew.outcome_of(error))
             slot.started_s = math.inf
-        if job.has_emitted:
-            return None
         delay = crew.judge(job, error)
         return 0.0 if delay is None and crew.splits(job, error) else delay
 

@@ -124,7 +124,7 @@ class Ported:
         self.is_pumping = self.is_woken = False
         self.is_open = False
         self.retired: Callable[[], None] | None = None
-        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire, self.busy)
+        self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expired, self.busy)
         self.one_by_one = crew.bucket is not None or crew.keys is not None or crew.up.gathers
         crew.scope.closers.append(self.close)
 
@@ -165,17 +165,24 @@ class Ported:
 
     def drop_after(self, index: int) -> None:
         """Take back unstarted jobs beyond `index`, and cancel what runs where that is possible."""
+        self._without_pumping(self._drop_after, index)
+
+    def _drop_after(self, index: int) -> None:
         kept = []
         for job in self.port.withdraw():
-            if job[0] > index:
-                self._forget(job[0])
-            else:
+            if job[0] <= index:
                 kept.append(job)
+            elif (dropped := self.pending.pop(job[0], None)) is not None:
+                self.crew.drop(dropped)
         if kept:
             self.port.put(kept)
-        self.backlog = deque(job for job in self.backlog if job.index <= index)
+        backlog, self.backlog = self.backlog, deque(job for job in self.backlog if job.index <= index)
+        for job_ in backlog:
+            if job_.index > index:
+                self.crew.drop(job_)
         for job_ in [j for j in self.held if j.index > index]:
             self.crew.scope.forget(self.held.pop(job_))
+            self.crew.drop(job_)
         for running in list(self.port.running()):
             if running.number > index and running.number in self.pending:
                 self.port.cancel(running.number)
@@ -189,10 +196,6 @@ class Ported:
         self.unacknowledged.pop(running.number, None)
         crew.calls += 1
         crew.service_s += crew.scope.clock() - running.started_s
-
-    def _forget(self, index: int) -> None:
-        self.pending.pop(index, None)
-        self.unacknowledged.pop(index, None)
 
     def retire(self, then: Callable[[], None]) -> None:
         """Give back what has not been started; call `then()` when nothing runs."""
@@ -248,6 +251,7 @@ class Ported:
             job = self.backlog.popleft()
             if job.index <= crew.fatal_at:
                 return job
+            crew.drop(job)
         return crew.next_job()
 
     def _take_back(self) -> None:
@@ -293,7 +297,20 @@ class Ported:
     # -- outcomes --------------------------------------------------------------------------------------
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
-        self.crew.scope.guard(self._take_outcomes, outcomes)
+        self.crew.scope.guard(self._without_pumping, self._take_outcomes, outcomes)
+
+    def _without_pumping(self, work: Callable[[Any], None], about: Any) -> None:
+        """Do something that has several steps; nothing is started, and no end is seen, between them.
+
+        What a controller learns from an outcome wakes this shape while the outcome's own item is neither
+        pending nor settled: the stage would look as if it had ended, and that item would be lost.
+        """
+        was_pumping, self.is_pumping = self.is_pumping, True
+        try:
+            work(about)
+        finally:
+            self.is_pumping = was_pumping
+        self.wake()
 
     def _take_outcomes(self, outcomes: list[Outcome]) -> None:
         crew = self.crew
@@ -313,7 +330,6 @@ class Ported:
                 self._succeed(job, outcome)
             else:
                 self._fail(job, outcome)
-        self.wake()
 
     def _succeed(self, job: Job, outcome: Outcome) -> None:
         crew, value = self.crew, outcome.value
@@ -338,7 +354,7 @@ class Ported:
             return
         error = crew.own_error(error)
         self._learn(outcome, crew.outcome_of(error))
-        delay = None if job.has_emitted else crew.judge(job, error)
+        delay = crew.judge(job, error)
         if delay is None and crew.splits(job, error):
             self.backlog.appendleft(job)
         elif delay is None:
@@ -362,7 +378,10 @@ class Ported:
         crew, job = self.crew, self.lost.pop(outcome.number, None)
         was_overdue = outcome.number in self.overdue
         self.overdue.discard(outcome.number)
-        if job is None or outcome.kind != "error" or was_overdue:
+        if job is None:
+            return
+        crew.drop(job)
+        if outcome.kind != "error" or was_overdue:
             return
         # It was never told to stop, so this is no clean-up's error: either it has failed as well as the item
         # that ends the run, or it is the failure of an item that nobody wants any more.
@@ -395,6 +414,9 @@ class Ported:
     def _timed(self) -> list[Running]:
         return [running for running in self.port.running() if running.number in self.pending]
 
+    def _expired(self, running: Running) -> None:
+        self._without_pumping(self._expire, running)
+
     def _expire(self, running: Running) -> None:
         """The item fails at once and for good: its call may still be at work, so it is not made again."""
         crew = self.crew
@@ -415,7 +437,6 @@ class Ported:
         self._end(job, crew.fail(job, error))
         if self._is_stuck():
             crew.scope.later(STUCK_S, self._give_up_if_stuck)
-        self.wake()
 
     def _is_stuck(self) -> bool:
         return bool(self.overdue) and len(self.overdue) >= self.limit
