@@ -453,6 +453,8 @@ class OneRun(RuleBasedStateMachine):
             return
         possible = list(itertools.chain.from_iterable(self.expected(item)[0] for item in self.pulled))
         assert self.is_unsure or set(real) <= set(possible)
+        if self.setup.after == "map":
+            return
         for n in {item[0] for item in real if isinstance(item, tuple)}:
             mine = [item[1] for item in real if item[0] == n]
             assert mine == list(range(len(mine)))

@@ -75,6 +75,8 @@ class Crew(Handover):
         self.is_closed = False  # no new item will be admitted: a fatal failure is known
         self.fatal_at = EVERYTHING  # as `last`, known one turn earlier: nothing beyond it starts
         self.ready: deque[Job] = deque()
+        self.pauses = 0
+        self.tokens = 0.0  # taken from the rate for starts to come
         self.parked: dict[Job, asyncio.TimerHandle | None] = {}
         self.paused_until_s = -math.inf
         self.barrier: list[Failure] = []
@@ -331,6 +333,10 @@ class Crew(Handover):
         if self.keys is not None:
             self.keys.pause(job.key, until)
             return
+        self.pauses += 1
+        if self.bucket is not None and self.scope.is_one_stages(self.spec.rate):
+            self.bucket.give_back(self.tokens)  # those who wait with one will ask again
+        self.tokens = 0.0
         if until > self.paused_until_s:
             self.paused_s += until - max(self.paused_until_s, self.scope.clock())
             self.paused_until_s = until
@@ -351,11 +357,26 @@ class Crew(Handover):
         """Seconds for which no call of the job's key may start."""
         return self.keys.paused_s_left(job.key) if self.keys is not None else 0.0
 
+    def has_token(self, job: Job) -> bool:
+        """True if the job's rate token is good: after a pause, all that waited would start at once with theirs."""
+        return job.token == self.pauses
+
     def reserve(self, job: Job) -> float:
         """Take a rate token; returns the seconds to wait for it."""
         if self.bucket is None:
+            job.token = self.pauses
             return 0.0
-        return self.bucket.reserve(self.scope.clock(), self.weigh(job.item) if self.weigh is not None else 1.0)
+        weight = self.weigh(job.item) if self.weigh is not None else 1.0
+        delay = self.bucket.reserve(self.scope.clock(), weight)
+        job.token = self.pauses
+        self.tokens += weight
+        return delay
+
+    def use_token(self, job: Job) -> None:
+        """The job starts."""
+        if job.token == self.pauses and self.bucket is not None:
+            self.tokens -= self.weigh(job.item) if self.weigh is not None else 1.0
+        job.token = None
 
     def _unpaused(self) -> None:
         if (left := self.paused_s_left()) > 0:

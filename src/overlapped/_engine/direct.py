@@ -340,13 +340,11 @@ class Direct:
         """Wait for the end of a pause and for a rate token; that is queueing, so no time-out runs."""
         crew = self.crew
         slot.started_s = math.inf
-        has_token = False
         while True:
             wait_s = crew.paused_s_left() or crew.key_paused_s_left(job)
             if wait_s <= 0:
-                if has_token:
+                if crew.has_token(job):
                     return
-                has_token = True
                 wait_s = crew.reserve(job)
             if wait_s > 0:  # and a pause may begin meanwhile
                 await asyncio.sleep(wait_s)
@@ -354,6 +352,7 @@ class Direct:
     async def _attempt(self, slot: _Slot, job: Job) -> object:
         """One call."""
         crew = self.crew
+        crew.use_token(job)
         slot.in_flight = self.busy()
         slot.started_s = started = crew.scope.clock()
         self.deadline.watch()

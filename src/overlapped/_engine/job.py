@@ -22,13 +22,13 @@ class Job:
         "attempt",
         "has_emitted",
         "has_place",
-        "has_token",
         "index",
         "item",
         "key",
         "parts",
         "pending",
         "results",
+        "token",
     )
 
     def __init__(self, index: int, item: object) -> None:
@@ -37,7 +37,7 @@ class Job:
         self.attempt = 1
         self.key: object = None
         self.has_place = False  # among the calls of its key
-        self.has_token = False  # of the rate, for a start that is still to come
+        self.token: int | None = None  # of the rate, for the start to come: the number of pauses when it was taken
         self.has_emitted = False  # a part of its results is out: it cannot be called again
         self.parts: list[list[object]] = []  # of a batch that was split: those still to be called, the next one last
         self.results: list[object] | None = None  # and what came of those called already

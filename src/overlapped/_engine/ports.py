@@ -271,16 +271,15 @@ class Ported:
         try:
             if crew.keys is not None and not crew.keys.enter(job):
                 return False
-            delay = max(crew.key_paused_s_left(job), 0.0 if job.has_token else crew.reserve(job))
+            delay = max(crew.key_paused_s_left(job), 0.0 if crew.has_token(job) else crew.reserve(job))
         except Exception as error:  # noqa: BLE001 - the user's key or weigh function; it is the item's failure
             self._end(job, crew.fail(job, crew.own_error(error)))
             return False
         except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and its like end the run
             crew.scope.abort(error)
             return False
-        job.has_token = True
         if delay <= 0:
-            job.has_token = False
+            crew.use_token(job)
             return True
         self._hold(job, delay)
         return False

@@ -91,7 +91,7 @@ class Scope:
         self.resources: dict[str, object] = {}
         self.needed_on_loop: set[str] = set()  # resources per worker that a call on the loop uses: one for all of it
         self.factories: dict[str, Callable[[], object]] = {}
-        self._buckets: dict[int, tuple[Rate, Bucket]] = {}
+        self._buckets: dict[int, tuple[Rate, Bucket, int]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
 
     def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[object]:
@@ -142,9 +142,14 @@ class Scope:
     def bucket(self, rate: Rate) -> Bucket:
         """The run's one bucket of `rate`: a Rate used in two stages is one shared budget."""
         held = self._buckets.get(id(rate))
-        if held is None:
-            held = self._buckets[id(rate)] = (rate, Bucket(rate))  # keeps `rate` alive, so its id stays its own
-        return held[1]
+        bucket = Bucket(rate) if held is None else held[1]
+        stages = 1 if held is None else held[2] + 1
+        self._buckets[id(rate)] = (rate, bucket, stages)  # keeps `rate` alive, so its id stays its own
+        return bucket
+
+    def is_one_stages(self, rate: Rate | None) -> bool:
+        """True if no other stage draws on the budget of `rate`."""
+        return rate is not None and self._buckets[id(rate)][2] == 1
 
     def failed_for_good(self, failure: Failure) -> None:
         """Count a failure that no `.catch` will see, and keep the first ones for the report."""
