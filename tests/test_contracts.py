@@ -22,6 +22,7 @@ from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.scope import Scope
 from overlapped._engine.trays import DROPPED, TRAY_SIZE, Spread
 from overlapped.control.auto import AUTO
+from overlapped.control.concurrency import MOST
 from overlapped.lanes.thread import ThreadPort
 from overlapped.rate import Rate
 from overlapped.retry import Retry
@@ -183,7 +184,7 @@ def test_stages_that_call_keep_the_contract(verb, fn, gives, options, concurrenc
         ordered=ordered,
         pulls=None if verb in ("filter", "flat_map") else lambda n: n,
         # Results beyond those taken: AUTO grows on; else the look-ahead of rule 1, and a filter drops every second.
-        most_ahead=20_000 if concurrency is AUTO else 36 if verb in ("map", "tap") else 80,
+        most_ahead=4 * MOST + 100 if concurrency is AUTO else 36 if verb in ("map", "tap") else 80,
     )
 
 

@@ -218,10 +218,12 @@ async def test_a_cancel(first: str, second: str, ordered: bool, times: int) -> N
     await nothing_is_left()
 
 
-@child(apart=ORDERS, first=KINDS, second=KINDS)
+@child(apart=ORDERS, pair=SOME_PAIRS)
 async def test_a_flow_in_a_flow(  # noqa: C901 - one small function a kind
-    first: str, second: str, ordered: bool
+    pair: tuple[str, str], ordered: bool
 ) -> None:
+    first, second = pair
+
     def inner() -> Any:
         return stage(flow(range(5)), second, ordered=ordered)
 

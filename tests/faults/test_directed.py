@@ -32,8 +32,13 @@ from tests.faults.kit import (
 # -- parked ---------------------------------------------------------------------------------------------
 
 
-@child(apart={"ordered": [True, False]}, lane=LANES)
-def test_a_parked_head_runs_when_due_though_look_ahead_is_full(lane: str, ordered: bool) -> None:
+@child
+async def test_a_parked_head_runs_when_due_though_look_ahead_is_full() -> None:
+    with took(4):
+        await asyncio.gather(*(_parked_head(lane, ordered=ordered) for lane in LANES for ordered in (True, False)))
+
+
+async def _parked_head(lane: str, *, ordered: bool) -> None:
     tries: list[int] = []
 
     def once_late(item: int) -> int:
@@ -45,15 +50,18 @@ def test_a_parked_head_runs_when_due_though_look_ahead_is_full(lane: str, ordere
 
     fn, options = in_lane(lane, once_late)
     retry = Retry(2, base_s=1.2, jitter=False)
-    with took(4):
-        got = flow(numbers(200)).map(fn, concurrency=2, retry=retry, ordered=ordered, **options).collect()
+    got = await flow(numbers(200)).map(fn, concurrency=2, retry=retry, ordered=ordered, **options).acollect()
     assert sorted(got) == list(range(200))
     assert not ordered or got == sorted(got)
     assert len(tries) == 2
 
 
-@child(lane=LANES)
-def test_a_parked_job_runs_when_due_though_all_workers_wait_for_the_source(lane: str) -> None:
+@child
+async def test_a_parked_job_runs_when_due_though_all_workers_wait_for_the_source() -> None:
+    await asyncio.gather(*map(_parked_and_no_source, LANES))
+
+
+async def _parked_and_no_source(lane: str) -> None:
     is_done = threading.Event()
     tries: list[int] = []
 
@@ -71,7 +79,7 @@ def test_a_parked_job_runs_when_due_though_all_workers_wait_for_the_source(lane:
         return item
 
     fn, options = in_lane(lane, once_late)
-    got = flow(source).map(fn, concurrency=3, retry=Retry(2, base_s=1.1, jitter=False), **options).collect()
+    got = await flow(source).map(fn, concurrency=3, retry=Retry(2, base_s=1.1, jitter=False), **options).acollect()
     assert got == [0, 1, 2, 3, 4, 5]
 
 

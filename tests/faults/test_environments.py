@@ -67,8 +67,9 @@ def tour() -> list[tuple[str, dict[str, Any]]]:
         (test_cross.test_a_flow_in_a_flow, 2),
     ):
         for at, first in enumerate(kinds):
-            params = {"first": first, "second": kinds[(at + shift) % len(kinds)], "ordered": bool(at % 2)}
-            chosen.append((_place(test), params | ({"times": 1} if "times" in test.case.apart else {})))
+            second, params = kinds[(at + shift) % len(kinds)], {"ordered": bool(at % 2)}
+            pair = {"pair": (first, second)} if "pair" in test.case.together else {"first": first, "second": second}
+            chosen.append((_place(test), params | pair | ({"times": 1} if "times" in test.case.apart else {})))
     for test, every in (
         (test_failing.test_what_ends_a_loop_comes_out_of_a_call_as_a_runtime_error, 5),
         (test_failing.test_all_errors_of_one_moment_can_be_reached, 1),

@@ -539,8 +539,12 @@ async def test_draining_twice_or_late_or_early_is_fine(lane: str) -> None:
         assert flat == list(range(7, 7 + len(flat)))
 
 
-@child(lane=LANES)
-async def test_drain_finishes_what_is_parked(lane: str) -> None:
+@child
+async def test_drain_finishes_what_is_parked() -> None:
+    await asyncio.gather(*map(_drain_with_parked, LANES))
+
+
+async def _drain_with_parked(lane: str) -> None:
     tries: list[int] = []
 
     def once_late(item: int) -> int:
