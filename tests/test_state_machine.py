@@ -93,7 +93,7 @@ SETUPS = st.builds(
 )
 DELAYS = st.integers(0, 2)
 TAKEN = 4  # what `.take` in a flow takes
-MOST_ITEMS = 60
+MOST_ITEMS = 100
 
 
 class Dial:
@@ -344,14 +344,18 @@ class OneRun(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.is_source_ended and len(self.given) < MOST_ITEMS)
     @rule(
-        attempts=st.lists(st.lists(ATTEMPTS, min_size=1, max_size=3), min_size=1, max_size=6),
+        count=st.integers(1, 20),
+        attempts=st.lists(st.lists(ATTEMPTS, min_size=1, max_size=3), min_size=1, max_size=4),
         is_kept=st.booleans(),
         outputs=st.integers(0, 3),
         delay_s=DELAYS,
     )
-    def push(self, attempts: list[list[Attempt]], is_kept: bool, outputs: int, delay_s: int) -> None:
+    def push(self, count: int, attempts: list[list[Attempt]], is_kept: bool, outputs: int, delay_s: int) -> None:
+        """`count` items that take turns with these attempts."""
+
         def do() -> None:
-            for i, some in enumerate(attempts):
+            for i in range(count):
+                some = attempts[i % len(attempts)]
                 item = Item(len(self.given), tuple(some), is_kept or i % 2 == 0, (outputs + i) % 4)
                 self.given.append(item)
                 self.inbox.put_nowait(item)

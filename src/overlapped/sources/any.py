@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import kind_of
+from overlapped._engine.failure import short
 from overlapped._engine.pulled import LoopFeed, TaskFeed, ThreadFeed
 from overlapped.errors import UsageError
 
@@ -147,9 +148,10 @@ def _checked(made: Any, name: str) -> Any:
 def _kind_of_source(value: object) -> str:
     name = _name(value)
     if isinstance(value, (str, bytes, bytearray)):
+        shown = short(value, 40)
         raise UsageError(
-            f"flow({value[:40]!r}): a {type(value).__name__} would be taken apart; write flow([{name}]), "
-            f"or flow(open({name})) for the lines of a file"
+            f"flow({shown}): a {type(value).__name__} would be taken apart; write flow([{shown}]), "
+            f"or flow(open({shown})) for the lines of a file"
         )
     if inspect.iscoroutine(value):
         value.close()
@@ -169,7 +171,8 @@ def _kind_of_source(value: object) -> str:
             return "iterable"
     if not callable(value):
         raise UsageError(
-            f"flow({name}): {type(value).__name__} is neither iterable nor a function that returns an iterable"
+            f"flow({short(value, 40)}): {type(value).__name__} is neither iterable nor a function "
+            "that returns an iterable"
         )
     _refuse_parameters(value, name)
     return "async function" if kind_of(value) in ("coroutine", "async_generator", "tornado") else "function"
