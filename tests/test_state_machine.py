@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import HealthCheck, note, settings
@@ -30,7 +30,7 @@ from overlapped.testing import VirtualLoop
 
 CAUGHT = "caught"
 PAUSE_S = 2.0
-TURNS = 40  # of the loop, after each step: enough for anything that needs no time
+TURNS = 30  # of the loop, after each step: enough for anything that needs no time
 FOREVER_S = 100_000.0
 
 
@@ -70,6 +70,8 @@ class Setup:
     per_key: int | None
     has_rate: bool
     after: str
+    bad: int  # one item in so many may fail; 0: none
+    lasts: int  # steps before the run may be ended
 
 
 ATTEMPTS = st.builds(
@@ -90,6 +92,8 @@ SETUPS = st.builds(
     per_key=st.sampled_from([None, None, 1]),
     has_rate=st.sampled_from([False, False, True]),
     after=st.sampled_from(["", "", "map", "batch", "take"]),
+    bad=st.sampled_from([0, 1, 5, 20]),
+    lasts=st.integers(0, 25),
 )
 DELAYS = st.integers(0, 2)
 TAKEN = 4  # what `.take` in a flow takes
@@ -142,12 +146,14 @@ class OneRun(RuleBasedStateMachine):
         self.in_flight: list[int] = []
         self.second_in_flight = 0
         self.ended_calls: set[int] = set()
+        self.finished: list[int] = []  # ended well, in this order
         self.starts: list[tuple[int, float]] = []
         self.fatal: tuple[int, float] | None = None
         self.pauses: list[tuple[int, float]] = []
         self.delivered: list[Any] = []
         self.outcome: Any = None  # "end", "left" (before it), or the exception
-        self.is_left = False
+        self.is_left = self.is_waiting = False
+        self.steps = 0
         self.drained_s = math.inf
         self.items: Any = None
         self.violations: list[str] = []
@@ -234,6 +240,7 @@ class OneRun(RuleBasedStateMachine):
         self.ended_calls.add(item.n)
         end = item.attempt(number).end
         if end == "ok":
+            self.finished.append(item.n)
             return
         self.note_failure(item, number)
         if end == "overloaded":
@@ -300,6 +307,7 @@ class OneRun(RuleBasedStateMachine):
         while (command := await self.commands.get()) is not None:
             count, timeout_s = command
             for _ in range(count):
+                self.is_waiting = True
                 try:
                     item = await asyncio.wait_for(anext(items), timeout_s)
                 except TimeoutError as error:
@@ -309,6 +317,8 @@ class OneRun(RuleBasedStateMachine):
                 except StopAsyncIteration:
                     self.outcome = "end"
                     return
+                finally:
+                    self.is_waiting = False
                 self.delivered.extend(item if self.setup.after == "batch" else [item])
         self.is_left = True
 
@@ -333,6 +343,7 @@ class OneRun(RuleBasedStateMachine):
             await asyncio.sleep(0)
 
     def later(self, delay_s: float, call: Any, *args: Any) -> None:
+        self.steps += 1
         self.loop.call_later(delay_s, call, *args)
         self.run(self.turns())
 
@@ -355,26 +366,20 @@ class OneRun(RuleBasedStateMachine):
 
         def do() -> None:
             for i in range(count):
+                n = len(self.given)
                 some = attempts[i % len(attempts)]
-                item = Item(len(self.given), tuple(some), is_kept or i % 2 == 0, (outputs + i) % 4)
+                if self.setup.bad == 0 or n % self.setup.bad != self.setup.bad - 1:
+                    some = [replace(attempt, end="ok") for attempt in some]
+                item = Item(n, tuple(some), is_kept or i % 2 == 0, (outputs + i) % 4)
                 self.given.append(item)
                 self.inbox.put_nowait(item)
 
         self.later(delay_s, do)
-        self.run(asyncio.sleep(delay_s))  # before any other step: the source ends behind what was pushed
-        self.run(self.turns())
-
-    @precondition(lambda self: not self.is_source_ended)
-    @rule(is_broken=st.sampled_from([False, False, True]), delay_s=DELAYS)
-    def end_source(self, is_broken: bool, delay_s: int) -> None:
-        self.is_source_ended = True
-        self.is_source_broken = is_broken
-        self.later(delay_s, self.inbox.put_nowait, KeyError("source") if is_broken else None)
+        self.wait(delay_s)  # before any other step: the source ends behind what was pushed
 
     @rule(count=st.integers(1, 8), timeout_s=st.sampled_from([None, None, 0.5, 1.0, 2.0]))
     def take(self, count: int, timeout_s: float | None) -> None:
-        self.commands.put_nowait((count, timeout_s))
-        self.run(self.turns())
+        self.later(0, self.commands.put_nowait, (count, timeout_s))
 
     @rule(limit=st.integers(1, 5))
     def turn_dial(self, limit: int) -> None:
@@ -383,27 +388,27 @@ class OneRun(RuleBasedStateMachine):
     @rule(time_s=st.integers(1, 4))
     def wait(self, time_s: int) -> None:
         self.run(asyncio.sleep(time_s))
-        self.run(self.turns())
+        self.later(0, lambda: None)
 
-    @rule(delay_s=DELAYS)
-    def drain(self, delay_s: int) -> None:
-        def do() -> None:
-            self.drained_s = min(self.drained_s, self.loop.time())
-            self.items.drain()
+    @precondition(lambda self: self.steps >= self.setup.lasts)
+    @rule(how=st.sampled_from(["source ends", "source fails", "drain", "cancel", "cancel", "leave"]), delay_s=DELAYS)
+    def end(self, how: str, delay_s: int) -> None:
+        """One of the ways to end a run; a second cancel hits the closing."""
+        ways: dict[str, Any] = {"drain": self.drain, "cancel": self.consumer.cancel, "leave": self.leave}
+        self.later(delay_s, ways.get(how) or (lambda: self.end_source(is_broken=how == "source fails")))
 
-        if self.is_alive:
-            self.later(delay_s, do)
+    def end_source(self, *, is_broken: bool) -> None:
+        if not self.is_source_ended:
+            self.is_source_ended = True
+            self.is_source_broken = is_broken
+            self.inbox.put_nowait(KeyError("source") if is_broken else None)
 
-    @rule(delay_s=DELAYS)
-    def cancel(self, delay_s: int) -> None:
-        """The first one closes the run, the next ones hit the closing."""
-        self.later(delay_s, self.consumer.cancel)
+    def drain(self) -> None:
+        self.drained_s = min(self.drained_s, self.loop.time())
+        self.items.drain()
 
-    @rule()
     def leave(self) -> None:
-        """`break`: as soon as the consumer has done what it was told."""
-        self.commands.put_nowait(None)
-        self.run(self.turns())
+        self.commands.put_nowait(None)  # `break`: as soon as the consumer has done what it was told
 
     # -- what must hold -------------------------------------------------------------------------------------
 
@@ -490,6 +495,33 @@ class OneRun(RuleBasedStateMachine):
         assert 0 <= first.ahead <= first.items_in
 
     @invariant()
+    def no_slot_is_empty_while_items_wait(self) -> None:
+        setup = self.setup
+        if setup.verb == "flat_map" or setup.per_key or setup.has_rate or setup.after == "take":
+            return
+        now_s = self.loop.time()
+        is_paused = any(now_s <= at_s + PAUSE_S for _, at_s in self.pauses)
+        is_over = (
+            self.outcome is not None or self.fatal is not None or now_s >= self.drained_s or self.consumer.cancelling()
+        )
+        if is_paused or is_over or self.is_left or self.inbox.empty() or self.is_source_ended:
+            return
+        first = self.record().stages[0]
+        assert first.in_flight >= first.limit or first.ahead >= 4 * first.limit + 16
+
+    @invariant()
+    def what_is_ready_is_delivered_at_once(self) -> None:
+        setup = self.setup
+        is_plain = setup.verb == "map" and setup.after == "" and not self.is_unsure
+        if not (is_plain and self.is_waiting and self.is_alive) or self.consumer.cancelling():
+            return
+        if setup.is_ordered:
+            missing = self.results()[len(self.delivered) :][:1]
+            assert not set(missing) & set(self.finished)
+        elif self.fatal is None:
+            assert set(self.finished) <= set(self.delivered)
+
+    @invariant()
     def after_the_end_nothing_is_left(self) -> None:
         if self.is_alive:
             return
@@ -518,8 +550,7 @@ class OneRun(RuleBasedStateMachine):
     def finish_run(self) -> None:
         if self.violations:
             return  # has been reported
-        if not self.is_source_ended:
-            self.end_source(is_broken=False, delay_s=0)
+        self.end_source(is_broken=False)
         self.commands.put_nowait((10_000, None))
         self.run(asyncio.wait([self.consumer], timeout=FOREVER_S))
         note(f"ended with {self.outcome!r} at {self.loop.time()}, delivered {self.delivered}")

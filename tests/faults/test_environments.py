@@ -55,7 +55,7 @@ if NEWER := newer_python():
 
 
 def tour() -> list[tuple[str, dict[str, Any]]]:
-    """Some of the other cases, for one process: each fault with each kind of stage once as the first and the last."""
+    """Some of the other cases, many for one process: each fault with each kind of stage as the first and the last."""
     chosen: list[tuple[str, dict[str, Any]]] = []
     kinds = test_cross.KINDS
     for test, shift in (
@@ -90,8 +90,11 @@ def _place(test: Any) -> str:
     return f"{case.fn.__module__}:{case.fn.__name__}"
 
 
-def _of_place(name: str) -> Any:
-    @child(place=PLACES[name], of=tour())
+PARTS = 3  # of the tour, so that none of them takes long
+
+
+def _part(name: str, part: int) -> Any:
+    @child(place=PLACES[name], of=tour()[part::PARTS])
     def test() -> None:
         """`of` stands for other cases."""
 
@@ -140,7 +143,8 @@ def _add(prefix: str, make: Any) -> None:
         globals()[name] = test
 
 
-_add("faults_in_place", _of_place)
+for _number in range(PARTS):
+    _add(f"faults_{_number}_in_place", lambda name, part=_number: _part(name, part))
 _add("one_of_each_in_place", _everything_in)
 
 
