@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-SMALLEST = 200  # items, where sizing starts: more than any concurrency here
 SMOKE_ITEMS = 400
 
 
@@ -30,7 +29,8 @@ class Row:
     name: str
     run: Callable[[int], int]
     group: str = ""
-    most: int = 2_000_000  # items; ways that hold everything in memory get fewer
+    least: int = 1_000  # items; more where many threads are to be started, or where the number matters
+    most: int = 2_000_000  # fewer for ways that hold everything in memory
     apart: tuple[str, ...] = ()
     n: int = 0
     why_not: str = ""  # it could not be measured
@@ -70,7 +70,8 @@ def once(row: Row, n: int) -> tuple[float, float]:
 def size(row: Row, budget_s: float) -> None:
     """Find a number of items that keeps `row` busy for about `budget_s`; note why it cannot run, if so."""
     try:
-        row.n = SMALLEST
+        row.n = row.least
+        once(row, row.n)  # imports, first threads
         while True:
             took = max(once(row, row.n))
             if took >= 0.6 * budget_s or row.n >= row.most:

@@ -104,15 +104,14 @@ def ours_plain() -> list[Row]:
     def mapped(n: int, **options: Any) -> Flow[int]:
         return flow(range(n)).map(plain, **{"concurrency": CONCURRENCY, **options})
 
+    some = 10_000  # a hundred threads must be worth their start
+    threads = functools.partial(mapped, on="thread")
+    unsorted = functools.partial(threads, ordered=False)
     return [
         Row("inline lane", on_loop(by_async_for, functools.partial(mapped, on="inline")), OURS),
-        Row("thread lane", on_loop(by_async_for, functools.partial(mapped, on="thread")), OURS),
-        Row(
-            "thread lane, as completed",
-            on_loop(by_async_for, functools.partial(mapped, on="thread", ordered=False)),
-            OURS,
-        ),
-        Row("thread lane, sync for", functools.partial(by_for, functools.partial(mapped, on="thread")), OURS),
+        Row("thread lane", on_loop(by_async_for, threads), OURS, least=some),
+        Row("thread lane, as completed", on_loop(by_async_for, unsorted), OURS, least=some),
+        Row("thread lane, sync for", functools.partial(by_for, threads), OURS, least=some),
         Row("nothing given (AUTO)", on_loop(by_async_for, functools.partial(mapped, concurrency=_auto())), OURS),
     ]
 
@@ -156,16 +155,16 @@ def baselines(fn: Any) -> list[Row]:
 
 
 def others(fn: Any) -> list[Row]:
-    some = 50_000  # for what holds everything in memory
+    some = 50_000  # for what holds everything in memory, and costs more the more there is
     return [
-        Row("gather + semaphore", on_loop(peers.gather_semaphore, fn), "by hand", most=some),
+        Row("gather + semaphore", on_loop(peers.gather_semaphore, fn), "by hand", least=some, most=some),
         Row("streamable, as completed", on_loop(functools.partial(peers.streamable, as_completed=True), fn), "peer"),
         Row("streamable, ordered", on_loop(peers.streamable, fn), "peer"),
         Row("streamable, sync for", functools.partial(peers.streamable_sync, fn), "peer"),
         Row("aiostream, ordered", on_loop(peers.aiostream, fn), "peer"),
         Row("aiostream, as completed", on_loop(functools.partial(peers.aiostream, ordered=False), fn), "peer"),
         Row("aiometer.amap", on_loop(peers.aiometer, fn), "peer", most=some),
-        Row("pypeln.task", never, "peer", most=some, apart=("overhead.py", "--apart", fn.__name__)),
+        Row("pypeln.task", never, "peer", least=200, most=some, apart=("overhead.py", "--apart", fn.__name__)),
     ]
 
 
@@ -174,10 +173,10 @@ def never(n: int) -> int:
 
 
 def others_plain() -> list[Row]:
-    some = 50_000
+    few, some = 10_000, 50_000
     return [
-        Row("ThreadPoolExecutor.map", functools.partial(peers.thread_pool, plain), "by hand", most=some),
-        Row("streamable in threads", functools.partial(peers.streamable_sync, plain), "peer", most=some),
+        Row("ThreadPoolExecutor.map", functools.partial(peers.thread_pool, plain), "by hand", least=few, most=some),
+        Row("streamable in threads", functools.partial(peers.streamable_sync, plain), "peer", least=few, most=some),
         Row("gevent Pool.imap", functools.partial(peers.gevent_pool, plain), "peer", most=some),
         Row(
             "gevent Pool.imap_unordered",
@@ -247,7 +246,7 @@ def show(title: str, rows: list[Row], base: str, reference: str) -> dict[str, Ro
     head = [
         "",
         "CPU us/item",
-        f"on top of the {base}",
+        f"over {base}",
         f"of ours, {reference}",
         "wall us/item",
         "items",
@@ -282,8 +281,8 @@ def speed_bars(first: dict[str, Row], second: dict[str, Row]) -> list[Bar]:
     for theirs, mine in pairs:
         times = ratio(first, f"peer streamable, {theirs}", f"{OURS} {mine}", base)
         bars.append(Bar(f"instant, streamable / ours, {theirs}", times, STREAMABLE, "x", at_least=True))
-    times = ratio(first, "by hand gather + semaphore", f"{OURS} ordered", base)
-    bars.append(Bar("instant, gather / ours, ordered", times, GATHER, "x", at_least=True))
+    times = ratio(first, "by hand gather + semaphore", f"{OURS} acollect, ordered", base)  # both give a sorted list
+    bars.append(Bar("instant, gather / ours, acollect", times, GATHER, "x", at_least=True))
     # Nobody takes results one by one from the loop's own tasks, so ours are drained as well.
     own_us = second["the loop's own cost"].cpu
     bars += [
