@@ -15,7 +15,6 @@ from overlapped.stages.batch import Batch, Flatten
 from overlapped.stages.calls import CallStage, Options
 from overlapped.stages.catch import NOTHING, Catch
 from overlapped.stages.select import Skip, Take
-from overlapped.stages.transduce import Transduce, refuse_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
@@ -349,6 +348,8 @@ class Flow(Generic[T_co]):
             >>> flow([1, 2, 3]).through(running_total).collect()
             [1, 3, 6]
         """
+        from overlapped.stages.transduce import Transduce, refuse_object
+
         self.refuse_sink("through")
         refuse_object(fn)
         if isinstance(fn, Stage) and not callable(fn):
@@ -613,4 +614,8 @@ def _options(verb: str, given: CallOptions) -> Options:
 
 
 def _shown(stage: Stage) -> str:
-    return stage.name if isinstance(stage, (CallStage, Transduce)) else stage.name.removeprefix(stage.verb).strip("()")
+    return (
+        stage.name
+        if isinstance(stage, CallStage) or stage.verb == "through"
+        else stage.name.removeprefix(stage.verb).strip("()")
+    )

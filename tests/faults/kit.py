@@ -90,6 +90,25 @@ def in_lane(lane: str, plain: Any, *, sleep_s: float = 0.0) -> tuple[Any, dict[s
     return plain, {"on": lane}
 
 
+def waiting(calls: Calls, lane: str, cleanup_s: float = 0.02) -> Any:
+    """A function that ends at once for item 0, and waits long for the others."""
+
+    async def waits(item: int) -> int:
+        with calls.one(item):
+            try:
+                await asyncio.sleep(60 if item else 0)
+            finally:
+                await asyncio.sleep(cleanup_s)
+        return item
+
+    def naps(item: int) -> int:
+        with calls.one(item):
+            time.sleep(0.4 if item else 0)
+        return item
+
+    return waits if lane == "coroutine" else naps
+
+
 async def wait_until(is_so: Callable[[], object], within_s: float = 3.0) -> None:
     """Let the loop turn until `is_so()`; an assertion that it becomes so."""
     deadline = time.monotonic() + within_s

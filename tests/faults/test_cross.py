@@ -202,7 +202,7 @@ async def test_a_cancel(first: str, second: str, ordered: bool, times: int) -> N
     async def consume() -> None:
         async with chain.open() as items:
             async for item in items:
-                got.append(item)  # noqa: PERF401 - those before the cancel count
+                got.append(item)  # noqa: PERF401 - those before the end count
 
     task = asyncio.create_task(consume())
     deadline = time.monotonic() + ENOUGH_S

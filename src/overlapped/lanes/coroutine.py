@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from overlapped._engine.callables import is_awaitable
 from overlapped._engine.trays import DROPPED, spread
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from overlapped._engine.callables import Described
 
     Emit = Callable[[list[object]], Awaitable[None]]
-
-WHY: Final = "its calls are awaited on the event loop"
 
 
 def one(fn: Callable[[Any], Awaitable[object]], verb: str, described: Described) -> Callable[[Any], Awaitable[object]]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 ANY: Final = -1
 """An acknowledgement for whatever call the thread makes."""
 
-WHY: Final = "a plain function may block, so it does not run on the loop"
-
 
 class _Hand:
     """One thread: the call it makes now."""

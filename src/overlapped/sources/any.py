@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import kind_of
 from overlapped._engine.failure import short
-from overlapped._engine.pulled import LoopFeed, TaskFeed, ThreadFeed
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from overlapped._engine.feed import Feed
     from overlapped._engine.scope import Scope
@@ -56,17 +55,20 @@ class Source:
 
     def feed(self, scope: Scope) -> Feed:
         """The feed of one run."""
+        from overlapped._engine.pulled import LoopFeed, ThreadFeed
+        from overlapped.sources.made import FunctionFeed, task_feed
+
         self.check_usable()
         self._is_used = True
         value = self._value
         if self._kind in ("container", "file"):
             return LoopFeed(value, self.name, is_free=self._kind == "container")
         if self._kind == "async":
-            return _task_feed(lambda: value, self.name, scope)
+            return task_feed(lambda: value, self.name, scope)
         if self._kind == "async function":
-            return _task_feed(value, self.name, scope)
+            return task_feed(value, self.name, scope)
         if self._kind == "function":
-            return _FunctionFeed(value, self.name, scope)
+            return FunctionFeed(value, self.name, scope)
         return ThreadFeed(lambda: value, self.name, scope, closes=self.is_one_shot)
 
     def explain(self) -> str:
@@ -80,69 +82,6 @@ class Source:
             "iterable": "iterated in a thread of its own",
         }
         return f"source {self.name}: {how[self._kind]}"
-
-
-class _FunctionFeed(ThreadFeed):
-    """What a function makes: iterated in the thread that called it, or by a task if it is async."""
-
-    def __init__(self, make: Callable[[], Any], name: str, scope: Scope) -> None:
-        super().__init__(lambda: _checked(make(), name), name, scope)
-        self._other: Feed | None = None
-        self.on_async = self._hand_over
-
-    def _hand_over(self, source: object) -> None:
-        self._other = _task_feed(lambda: source, self.name, self._scope)
-        self._other.listen(self._heard)
-        self.notify()
-
-    def _heard(self) -> None:
-        self.notify()
-
-    def take(self, want: int) -> list[object]:
-        """From whichever iterates it."""
-        if self._other is None:
-            return super().take(want)
-        chunk = self._other.take(want)
-        self.ended = self._other.ended
-        return chunk
-
-    def halt(self) -> None:
-        """Halt both."""
-        super().halt()
-        if self._other is not None:
-            self._other.halt()
-
-    def drain(self) -> None:
-        """Drain whichever iterates it."""
-        if self._other is None:
-            super().drain()
-        else:
-            self._other.drain()
-
-
-def _task_feed(make: Callable[[], Any], name: str, scope: Scope) -> TaskFeed:
-    async def started() -> AsyncIterator[object]:
-        made = make()
-        if inspect.isawaitable(made) and not hasattr(made, "__aiter__"):
-            made = await made
-        made = _checked(made, name)
-        return made if hasattr(made, "__aiter__") else _as_async(made)
-
-    return TaskFeed(started, name, scope)
-
-
-async def _as_async(items: Any) -> AsyncIterator[object]:
-    for item in items:
-        yield item
-
-
-def _checked(made: Any, name: str) -> Any:
-    """What a source function made, if it can be iterated."""
-    if isinstance(made, (str, bytes)) or not (hasattr(made, "__iter__") or hasattr(made, "__aiter__")):
-        if inspect.iscoroutine(made):
-            made.close()
-        raise UsageError(f"flow({name}): {name}() must return an iterable, got {type(made).__name__}")
-    return made
 
 
 def _kind_of_source(value: object) -> str:

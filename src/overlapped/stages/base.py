@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from overlapped.errors import UsageError
 
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     from overlapped._engine.scope import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
+class Seat(NamedTuple):
     """Where in its flow a stage stands.
 
     Attributes:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from overlapped._engine.callables import describe
-from overlapped._engine.crew import Crew
-from overlapped._engine.job import CrewSpec
-from overlapped._engine.keys import Keys
 from overlapped.control.auto import AUTO, Auto
 from overlapped.control.base import ControllerSpec
 from overlapped.control.fixed import Fixed
@@ -16,7 +12,7 @@ from overlapped.errors import UsageError
 from overlapped.rate import Rate
 from overlapped.retry import Retry
 from overlapped.stages.base import require_int, require_seconds
-from overlapped.stages.placing import Placing, check_lane_fits, choose
+from overlapped.stages.choosing import check_lane_fits, choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +23,7 @@ if TYPE_CHECKING:
     from overlapped.stages.base import Seat
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(NamedTuple):  # a dataclass would cost 1 ms more at import
     """How the calls of a stage are made; the words of `Flow.map`."""
 
     concurrency: int | ControllerSpec = AUTO
@@ -104,6 +99,11 @@ class CallStage:
 
     def attach(self, up: Feed, scope: Scope, seat: Seat) -> Feed:
         """The crew that makes the calls."""
+        from overlapped._engine.crew import Crew
+        from overlapped._engine.job import CrewSpec
+        from overlapped._engine.keys import Keys
+        from overlapped.stages.placing import Placing
+
         o = self.options
         spec = CrewSpec(
             name=self.name,

@@ -1,4 +1,4 @@
-"""Which lane a stage's calls run in, why, and when that changes."""
+"""Making the calls of a stage in their lane, and moving them when they show that they belong elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from overlapped._engine.direct import Direct
 from overlapped._engine.ports import Ported
 from overlapped._engine.resources import open_blocking
 from overlapped._engine.trays import DROPPED
-from overlapped.errors import UsageError
 from overlapped.lanes import coroutine, inline, thread
+from overlapped.stages.choosing import AWAITED, choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,40 +24,10 @@ if TYPE_CHECKING:
     from overlapped._engine.shape import Shape
     from overlapped.stages.base import Seat
 
-LANES: Final = ("coroutine", "inline", "thread")
-
 JUDGED_CALLS: Final = 200
 SHORT_CALL_S: Final = 100e-6
 NEVER_WAITS: Final = 0.7
 """A plain function goes inline if, over 200 calls, the median is < 100 us and CPU / wall >= 0.7 (rule 14)."""
-
-
-def choose(on: object, described: Described, timeout_s: float | None) -> tuple[str, str]:
-    """Lane and reason for a function, as far as they can be told before the first call."""
-    name = described.name
-    if isinstance(on, str):
-        return on, f'on="{on}"'
-    if described.kind in ("coroutine", "tornado", "async_generator"):
-        return "coroutine", f"{name} is async: {coroutine.WHY}"
-    if timeout_s is not None:
-        return "thread", f"{name} is a plain function with a time-out, so it stays in threads"
-    return "thread", f"{name} is a plain function: {thread.WHY}"
-
-
-def check_lane_fits(on: str, described: Described, verb: str) -> None:
-    """Refuse a lane that cannot run this kind of function.
-
-    Raises:
-        UsageError: with the line to write instead.
-    """
-    name, kind = described.name, described.kind
-    is_async = kind in ("coroutine", "tornado", "async_generator")
-    if on not in LANES:
-        raise UsageError(f"{verb}({name}, on={on!r}): on must be AUTO, {', '.join(map(repr, LANES))}, got {on!r}")
-    if is_async and on != "coroutine":
-        raise UsageError(f"{verb}({name}, on={on!r}): {name} is async and runs on the loop; write .{verb}({name})")
-    if on == "coroutine" and kind == "generator":
-        raise UsageError(f'{verb}({name}, on="coroutine"): {name} is a generator function; write .{verb}({name})')
 
 
 class Placing:
@@ -174,6 +144,6 @@ class Placing:
         if self.lane != "coroutine":
             self.lane = "coroutine"
             self.judged = None
-            self.why = f"{self.described.name} returns awaitables: {coroutine.WHY}"
+            self.why = f"{self.described.name} returns awaitables: {AWAITED}"
             self.crew.switch(self._coroutine)
         return None
