@@ -327,7 +327,7 @@ def report(args: argparse.Namespace) -> int:
             rows += [] if alone else others_plain()
         else:
             rows = [*baselines(fn), *ours(fn), *([] if alone else others(fn))]
-        measure(rows, rounds=1 if args.smoke else args.rounds, budget_s=0.15, smoke=args.smoke)
+        measure(rows, rounds=1 if args.smoke else args.rounds, budget_s=0.25, smoke=args.smoke)
         found[title] = show(title, rows, base, reference)
     rss, memory_bars = memory_report(smoke=args.smoke, with_others=not alone)
     first, second, _ = found.values()

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from overlapped._engine.callables import describe
 from overlapped.control.auto import AUTO, Auto
 from overlapped.control.base import ControllerSpec
-from overlapped.control.fixed import Fixed
 from overlapped.errors import UsageError
-from overlapped.rate import Rate
-from overlapped.retry import Retry
 from overlapped.stages.base import require_int, require_seconds
 from overlapped.stages.choosing import check_lane_fits, choose
 
@@ -20,6 +17,8 @@ if TYPE_CHECKING:
     from overlapped._engine.callables import Described
     from overlapped._engine.feed import Feed
     from overlapped._engine.scope import Scope
+    from overlapped.rate import Rate
+    from overlapped.retry import Retry
     from overlapped.stages.base import Seat
 
 
@@ -63,12 +62,19 @@ class CallStage:
             require_seconds(at, "timeout_s", o.timeout_s)
             if o.on == "inline" and self.described.kind == "plain":
                 raise UsageError(f'{at}: an inline call cannot be timed out; leave out on="inline"')
-        for name, kind in (("retry", Retry), ("rate", Rate)):
-            value = getattr(o, name)
-            if value is not None and not isinstance(value, kind):
-                raise UsageError(f"{at}: {name} must be {kind.__name__}(...), got {value!r}")
+        if o.retry is not None or o.rate is not None:
+            self._check_retry_and_rate(at)
         self._check_keys(at)
         return self._concurrency(at)
+
+    def _check_retry_and_rate(self, at: str) -> None:
+        from overlapped.rate import Rate
+        from overlapped.retry import Retry
+
+        for name, kind in (("retry", Retry), ("rate", Rate)):
+            value = getattr(self.options, name)
+            if value is not None and not isinstance(value, kind):
+                raise UsageError(f"{at}: {name} must be {kind.__name__}(...), got {value!r}")
 
     def _check_keys(self, at: str) -> None:
         o = self.options
@@ -76,12 +82,17 @@ class CallStage:
             raise UsageError(f"{at}: key= and per_key= belong together; write key=fn, per_key=2")
         if o.key is not None and describe(o.key, "key").kind != "plain":
             raise UsageError(f"{at}: key must be a plain function of the item, got {o.key!r}")
-        if o.per_key is not None and not isinstance(o.per_key, Rate):
-            require_int(at, "per_key", o.per_key, 1)
+        if o.per_key is not None:
+            from overlapped.rate import Rate
+
+            if not isinstance(o.per_key, Rate):
+                require_int(at, "per_key", o.per_key, 1)
 
     def _concurrency(self, at: str) -> ControllerSpec:
         given = self.options.concurrency
         if isinstance(given, int):
+            from overlapped.control.fixed import Fixed
+
             return Fixed(require_int(at, "concurrency", given, 1))
         if isinstance(given, type) or not isinstance(given, ControllerSpec):
             raise UsageError(
@@ -102,6 +113,7 @@ class CallStage:
         from overlapped._engine.crew import Crew
         from overlapped._engine.job import CrewSpec
         from overlapped._engine.keys import Keys
+        from overlapped.rate import Rate
         from overlapped.stages.placing import Placing
 
         o = self.options
