@@ -113,8 +113,14 @@ def run_here(work: Any) -> Any:
     """
     loop = running_loop()
     if loop is None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(work())
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                return runner.run(work())
+        except RuntimeError as error:
+            # A second Ctrl-C within milliseconds interrupts the Runner's own closing; uvloop then cannot be closed.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
     if is_ours(loop):
         raise UsageError(
             "a blocking call on the loop of a run would stop that run; write await flow.arun(), await flow.acollect()"
