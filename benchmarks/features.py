@@ -105,6 +105,7 @@ class Feature(NamedTuple):
     name: str
     made: Callable[[int], Flow[Any]]
     run: str = "arun"
+    least: int = 1_000
     most: int = 1_000_000
 
 
@@ -139,7 +140,9 @@ def features() -> list[Feature]:
         # stages after it
         Feature("second `.map`", lambda n: mapped(mapped(range(n)))),
         Feature("`.map` of a plain function, inline", lambda n: mapped(range(n)).map(plain, **INLINE)),
-        Feature("`.map` of a plain function, in threads", lambda n: mapped(range(n)).map(plain, **THREADS)),
+        Feature(
+            "`.map` of a plain function, in threads", lambda n: mapped(range(n)).map(plain, **THREADS), least=10_000
+        ),
         Feature("`.filter`, inline", lambda n: mapped(range(n)).filter(is_natural, **INLINE)),
         Feature("`.filter` of a coroutine function", lambda n: mapped(range(n)).filter(is_wanted, **PLAIN)),
         Feature("`.tap`, inline", lambda n: mapped(range(n)).tap(plain, **INLINE)),
@@ -206,7 +209,7 @@ def row(feature: Feature) -> Row:
 
         return asyncio.run(main())
 
-    return Row(feature.name, run, most=feature.most)
+    return Row(feature.name, run, least=feature.least, most=feature.most)
 
 
 async def timeouts_of_asyncio(n: int) -> int:
