@@ -22,7 +22,6 @@ ORDERS = {"ordered": [True, False]}
 SOME_PAIRS = [(first, KINDS[(at + shift) % 8]) for at, first in enumerate(KINDS) for shift in (0, 3, 5)]
 AT = 30  # the item that fails
 ENOUGH_S = 4.0
-SOON_S = 0.1
 
 
 def stage(  # noqa: C901 - one small function a kind
@@ -106,7 +105,7 @@ def expect(raised: BaseException | None, error: BaseException | None, got: list[
 
 async def nothing_is_left(*, soon: bool = False) -> None:
     """No task and no thread of ours: at once, or soon after a bare break."""
-    deadline = time.monotonic() + (2 if soon else SOON_S)
+    deadline = time.monotonic() + (2 if soon else 0)
     while True:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("overlapped")]
@@ -279,7 +278,7 @@ async def test_a_flow_in_a_flow(  # noqa: C901 - one small function a kind
 
 def threads_are_gone(*, soon: bool = False) -> None:
     """No thread of ours."""
-    deadline = time.monotonic() + (2 if soon else SOON_S)
+    deadline = time.monotonic() + (2 if soon else 0)
     while names := [thread.name for thread in threading.enumerate() if thread.name.startswith("overlapped")]:
         assert time.monotonic() < deadline, f"left: {names}"
         time.sleep(0.001)
