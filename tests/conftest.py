@@ -12,9 +12,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# Another one: pytest --hypothesis-profile thorough
+settings.register_profile("ci", max_examples=300, deadline=None)
+settings.register_profile("thorough", max_examples=2_000, deadline=None)
+settings.load_profile("ci")
 
 GRACE_S = 2.0  # a thread that was told to end needs a moment; nothing of ours may need more
 
