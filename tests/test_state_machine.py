@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -597,6 +598,7 @@ async def _number(item: Item) -> int:
     return item.n
 
 
+@pytest.mark.timeout(900)  # the thorough profile takes a minute or two
 def test_one_run_under_everything_that_can_happen_to_it():
     run_state_machine_as_test(
         OneRun,
