@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import threading
 import time
@@ -147,6 +148,7 @@ def pull_from(items: Any, got: list[Any]) -> BaseException | None:
 
 def short_grace(seconds: float = 0.5) -> None:
     """In this process, what cannot be cancelled has so long to end, not 5 s."""
+    importlib.import_module("overlapped._engine.scope")  # where others take it from, now or later
     for name, module in list(sys.modules.items()):
         if name.startswith("overlapped") and hasattr(module, "GRACE_S"):
             setattr(module, "GRACE_S", seconds)  # noqa: B010 - a module's constant
