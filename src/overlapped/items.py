@@ -93,7 +93,7 @@ class AsyncItems(Generic[T]):
         return self._run
 
     async def _close(self) -> None:
-        """Take the run down and raise what it ends with; once."""
+        """Take the run down and raise what it ends with, once; to a caller that is cancelled, the next time."""
         run = self._run
         if run is None or self._is_closed:
             self._is_closed = True
@@ -101,7 +101,6 @@ class AsyncItems(Generic[T]):
         if asyncio.current_task() in run.tasks:
             run.stop()
             raise UsageError("a call of the run cannot wait until the run is closed; write items.drain()")
-        self._is_closed = True
         self._chunk = iter(())
         run.stop()
         was_cancelled = False
@@ -112,6 +111,9 @@ class AsyncItems(Generic[T]):
                 was_cancelled = True
         if was_cancelled:
             raise asyncio.CancelledError
+        if self._is_closed:  # another task has been told meanwhile
+            return
+        self._is_closed = True
         error = run.outcome()
         try:
             if error is not None:
@@ -124,9 +126,6 @@ class AsyncItems(Generic[T]):
 
         May be called again, and is safe against being cancelled meanwhile.
         """
-        run = self._run
-        if run is not None and self._is_closed and not run.finished.done() and asyncio.current_task() not in run.tasks:
-            await asyncio.wait([run.finished])
         await self._close()
 
     async def __aenter__(self) -> AsyncItems[T]:
