@@ -599,7 +599,7 @@ class Flow(Generic[T_co]):
         self.check()
         items: AsyncItems[T_co] = AsyncItems(self, RunOptions(on_failure, max_failures))
         async with items:
-            return [item async for item in items]
+            return await items.rest()
 
 
 def _options(verb: str, given: CallOptions) -> Options:
