@@ -327,6 +327,29 @@ async def test_an_anext_that_is_cancelled_as_its_item_comes_loses_nothing(ordere
     assert values == list(range(20))
 
 
+@pytest.mark.parametrize("then", ["anext", "leave"])
+@virtual
+async def test_an_anext_that_is_cancelled_while_the_run_ends_does_not_lose_the_failure(then, ordered):
+    async def fn(n):
+        if n == 0:
+            raise ValueError(n)
+        try:
+            await asyncio.sleep(1e6)
+        finally:
+            await asyncio.sleep(1)  # so that the end of the run takes a second
+
+    async def consume():
+        async with flow(range(2)).map(fn, concurrency=2, ordered=ordered).open() as items:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(items), 0.5)
+            if then == "anext":
+                await anext(items)
+
+    with pytest.raises(ValueError, match="0"):
+        await consume()
+    assert now_s() == 1.0
+
+
 @virtual
 async def test_a_cancelled_anext_among_several_passes_its_turn_on():
     calls = Calls(service_s=1.0)
