@@ -238,9 +238,9 @@ class OneRun(RuleBasedStateMachine):
         self.finish(item, number)
 
     def finish(self, item: Item, number: int) -> None:
-        self.ended_calls.add(item.n)
         end = item.attempt(number).end
         if end == "ok":
+            self.ended_calls.add(item.n)
             self.finished.append(item.n)
             return
         self.note_failure(item, number)
