@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from overlapped.control.base import Outcome
     from overlapped.record import Decision, StageRecord
 
-FREE_CHUNK: Final = 1_024
+FREE_CHUNK: Final = 4_096
 """Items taken at once from a feed whose pulling nobody can see (a list): spreads the cost of a refill."""
 
 SHORT_CALL_S: Final = 100e-6
