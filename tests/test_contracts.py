@@ -18,6 +18,7 @@ import pytest
 
 from overlapped._engine.failure import Failure
 from overlapped._engine.feed import EVERYTHING, Feed, Through
+from overlapped._engine.lineage import split
 from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.scope import Scope
 from overlapped._engine.trays import DROPPED, TRAY_SIZE, Spread
@@ -518,9 +519,37 @@ class AsksForNothingSensible(Echo):
         return super().take(want)
 
 
+class Marks(Echo):
+    def __init__(self, up):
+        super().__init__(up)
+        self.marks = up.marks
+
+    def take(self, want):
+        chunk = super().take(want)
+        self.marks = self.up.marks
+        return chunk
+
+
+class LosesAMark(Marks):
+    def take(self, want):
+        chunk = super().take(want)
+        self.marks = self.marks and self.marks[1:]
+        return chunk
+
+
+class KeepsAPieceOpen(Marks):
+    def take(self, want):
+        chunk = super().take(want)
+        if 5 in chunk and self.marks:
+            split(self.marks[chunk.index(5)], into=2)
+        return chunk
+
+
 @pytest.mark.parametrize(
     ("feed", "says"),
     [
+        (LosesAMark, "with lineage: .* with 0 marks"),
+        (KeepsAPieceOpen, "with lineage: of 41 source items these are done"),
         (GivesMore, r"one at a time: take\(1\) returned 40 items"),
         (GivesTuples, r"must return a list, got \("),
         (LosesOne, r"it must give \[0, 1, .*, got \["),

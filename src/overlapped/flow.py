@@ -506,6 +506,10 @@ class Flow(Generic[T_co]):
         """The chain of feeds of one run. For `running`; not part of the public interface."""
         self.check()
         feed = self._source.feed(scope)
+        if scope.on_done is not None and not is_inner:
+            from overlapped._engine.lineage import Marked
+
+            feed = Marked(feed, scope.on_done)
         names = frozenset(name for name, _ in self._factories)
         catches = [i for i, stage in enumerate(self._stages) if isinstance(stage, Catch)]
         last_catch = max(catches, default=-1)
@@ -513,7 +517,13 @@ class Flow(Generic[T_co]):
         is_batched = False
         for i, stage in enumerate(self._stages):
             is_fatal = not scope.keep and i >= last_catch and not is_caught_outside
+            is_marked = feed.marks is not None
             feed = stage.attach(feed, scope, Seat(is_fatal, is_batched, names, self._per_worker))
+            if is_marked and feed.marks is None:
+                raise UsageError(
+                    f"{stage.verb}({stage.name}): it gives other items than it gets, so nobody can tell which item "
+                    f"of the source a result comes from; write .map, .flat_map or x = yield y"
+                )
             if stage.verb == "batch":
                 is_batched = True
             elif stage.verb not in ("filter", "tap", "take", "skip", "catch"):

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from overlapped._engine.failure import Failure, add_note, short
+from overlapped._engine.lineage import split
 from overlapped._engine.resources import open_on_loop
 from overlapped._engine.scope import GRACE_S, Scope
 from overlapped.errors import TooManyFailures, UsageError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from overlapped._engine.feed import Feed
+    from overlapped._engine.lineage import Origin
     from overlapped.record import RunState
 
 OnFailure = Literal["raise", "keep"]
@@ -61,13 +63,15 @@ class Plan(Protocol):
 class RunOptions:
     """What the user asked of one run."""
 
-    __slots__ = ("keep", "max_failures", "progress")
+    __slots__ = ("keep", "max_failures", "on_done", "progress")
 
     def __init__(
         self,
         on_failure: object = "raise",
         max_failures: object = None,
         progress: Callable[[RunRecord], object] | None = None,
+        *,
+        on_done: Callable[[Origin], None] | None = None,
     ) -> None:
         if on_failure not in ("raise", "keep"):
             raise UsageError(f'run(on_failure): on_failure must be "raise" or "keep", got {on_failure!r}')
@@ -80,6 +84,7 @@ class RunOptions:
         self.keep = on_failure == "keep" or max_failures is not None
         self.max_failures = max_failures
         self.progress = progress
+        self.on_done = on_done
 
 
 class Run(Scope):
@@ -90,7 +95,7 @@ class Run(Scope):
     """
 
     def __init__(self, flow: Plan, options: RunOptions) -> None:
-        super().__init__(keep=options.keep)
+        super().__init__(keep=options.keep, on_done=options.on_done)
         self.options = options
         self.source_name = flow.source_name
         self.factories = dict(flow.factories)
@@ -272,16 +277,21 @@ class Run(Scope):
             if not chunk:
                 self.is_over = self.chain.ended
                 break
+            marks = self.chain.marks
             if not self.chain.is_clean() and Failure in map(type, chunk):
-                chunk = self._sift(chunk)
+                chunk, count = self._sift(chunk)
+                marks = None if marks is None else marks[:count]
+            for mark in marks or ():
+                split(mark, into=0)
             if chunk:
                 self.items += len(chunk)
                 return chunk
         return []
 
-    def _sift(self, chunk: list[object]) -> list[object]:
+    def _sift(self, chunk: list[object]) -> tuple[list[object], int]:
+        """The results of a chunk, and how many of its items are dealt with: a failure may end the run."""
         values: list[object] = []
-        for item in chunk:
+        for count, item in enumerate(chunk):
             if not isinstance(item, Failure):
                 values.append(item)
                 continue
@@ -298,8 +308,8 @@ class Run(Scope):
             else:
                 continue
             self.is_over = True
-            break
-        return values
+            return values, count
+        return values, len(chunk)
 
     def outcome(self) -> BaseException | None:
         """What the run ends with, once it is finished: the user's own exception with notes, or None."""

@@ -79,7 +79,7 @@ class Crew(Handover):
         self.tokens = 0.0  # taken from the rate for starts to come
         self.parked: dict[Job, asyncio.TimerHandle | None] = {}
         self.paused_until_s = -math.inf
-        self.barrier: list[Failure] = []
+        self.barrier: list[tuple[int, Failure]] = []
         # the account
         self.calls = self.retries = self.failed = self.failures = self.timeouts = 0
         self.service_s = self.starved_s = self.blocked_s = self.paused_s = 0.0
@@ -156,6 +156,8 @@ class Crew(Handover):
         # Whatever costs nothing to pull is pulled ahead; only its start counts.
         chunk = self.up.take(max(room, FREE_CHUNK) if self.up.is_free else room)
         self.input = iter(chunk)
+        if chunk and self.up.marks is not None:
+            self.marked.update(enumerate(self.up.marks, self.admitted))
         return bool(chunk)
 
     def next_job(self) -> Job | None:
@@ -194,7 +196,8 @@ class Crew(Handover):
             return
         if self.keys is not None and self.keys.waiting:
             return
-        self.out.extend(self.barrier)
+        for index, failure in self.barrier:
+            self.emit(index, failure)
         self.barrier.clear()
         self.is_complete = True
         self.ended = not self.out
@@ -213,6 +216,7 @@ class Crew(Handover):
         """Cancel everything: nobody wants a result any more."""
         self._stop_at(-1)
         self.out.clear()
+        self.out_marks.clear()
         self.ended = self.is_complete = True
 
     # -- failures -------------------------------------------------------------------------------
@@ -226,7 +230,7 @@ class Crew(Handover):
             self.settle(index, failure)
             self._stop_at(index)
         else:  # calls that started before it was known are finished and delivered first
-            self.barrier.append(failure)
+            self.barrier.append((index, failure))
             self.is_closed = True
             self.up.halt()
             self.open_gate()

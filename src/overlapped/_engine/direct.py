@@ -144,6 +144,7 @@ class Direct:
         clock, turn = crew.scope.clock, crew.scope.turn
         late, put, ordered = crew.late, crew.out.append, crew.spec.ordered
         is_plain = crew.keys is None and crew.bucket is None and not crew.spec.many
+        is_marked = crew.marks is not None
         learns, weighs, dropped = self.learns, crew.spec.bounds_bytes, DROPPED
         watches = learns or weighs
         assert slot.task is not None
@@ -181,7 +182,7 @@ class Direct:
                                     self._learn(slot, started, now, "ok")
                                 if weighs and (result.__class__ is bytes or result.__class__ is str):
                                     crew.weigh_result(result)
-                            if result is dropped:
+                            if result is dropped or is_marked:
                                 crew.settle(index, result)
                             elif not ordered:
                                 put(result)

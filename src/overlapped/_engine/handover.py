@@ -6,11 +6,13 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from overlapped._engine.feed import EVERYTHING, Through
+from overlapped._engine.lineage import split
 from overlapped._engine.trays import DROPPED, Spread, Tray
 
 if TYPE_CHECKING:
     from overlapped._engine.feed import Feed
     from overlapped._engine.job import CrewSpec
+    from overlapped._engine.lineage import Mark
 
 MAX_UNTAKEN_BYTES: Final = 64 * 2**20
 """With AUTO, `bytes` and `str` results that nobody has taken stay below this (one is always allowed)."""
@@ -31,6 +33,10 @@ class Handover(Through):
         super().__init__(up)
         self.spec = spec
         self.out: list[object] = []
+        # With lineage: the marks of what has been admitted, by index, and those beside `out`.
+        self.marked: dict[int, Mark] = {}
+        self.out_marks: list[Mark] = []
+        self.marks = None if up.marks is None else []
         self.late: dict[int, object] = {}
         self.head = 0
         self.last = EVERYTHING  # index of the earliest fatal failure: nothing beyond it is delivered
@@ -73,6 +79,9 @@ class Handover(Through):
         # Half of the bound at most, so that the crew goes on while the next stage works on its chunk.
         chunk = out[: min(want, max(1, self.cap // 2))]
         del out[: len(chunk)]
+        if self.marks is not None:
+            self.marks = self.out_marks[: len(chunk)]
+            del self.out_marks[: len(chunk)]
         self.lent = len(chunk)
         self.handed_on += len(chunk)
         if self.untaken_bytes:
@@ -93,7 +102,7 @@ class Handover(Through):
         if index > self.last:
             return
         if not self.spec.ordered:
-            self._emit(result)
+            self.emit(index, result)
         elif index != self.head:
             tray = self.late.get(index)
             if isinstance(tray, Tray):
@@ -102,7 +111,7 @@ class Handover(Through):
                 self.late[index] = result
             return
         else:
-            self._emit(result)
+            self.emit(index, result)
             self.late.pop(index, None)  # its tray, if it had one
             self.head += 1
             if self.late:
@@ -115,15 +124,17 @@ class Handover(Through):
         while self.head in late:
             held = late[self.head]
             if isinstance(held, Tray):
-                self.out.extend(held.give())
+                self._emit_part(self.head, held.give())
                 if not held.is_closed:
                     return  # the head's own results go straight out from now on
                 held = held.end
             del late[self.head]
-            self._emit(held)
+            self.emit(self.head, held)
             self.head += 1
 
-    def _emit(self, result: object) -> None:
+    def emit(self, index: int, result: object) -> None:
+        """Let the outcome of item `index` go, whatever its turn."""
+        before = len(self.out)
         if isinstance(result, Spread):
             self.out.extend(result.items)
             if not self.spec.many:
@@ -131,6 +142,10 @@ class Handover(Through):
             result = result.end
         if result is not DROPPED:
             self.out.append(result)
+        if self.marks is not None:
+            mark, count = self.marked.pop(index), len(self.out) - before
+            self.out_marks.extend([mark] * count)
+            split(mark, into=count)
         if self.spec.many or result is DROPPED:
             self.released += 1
             self.open_gate()
@@ -145,9 +160,16 @@ class Handover(Through):
                 tray = self.late[index] = Tray()
             tray.items.extend(items)
             return tray
-        self.out.extend(items)
+        self._emit_part(index, items)
         self.announce()
         return None
+
+    def _emit_part(self, index: int, items: list[object]) -> None:
+        self.out.extend(items)
+        if self.marks is not None:
+            mark = self.marked[index]
+            self.out_marks.extend([mark] * len(items))
+            split(mark, into=len(items) + 1)  # and the call that goes on
 
     def on_tray(self, index: int) -> int:
         """Partial results of the call for `index` that wait for their turn."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from overlapped._engine.crew import Crew
     from overlapped._engine.failure import Failure
+    from overlapped._engine.lineage import Origin
     from overlapped.rate import Rate
 
 SLICE_S: Final = 0.001
@@ -71,7 +72,8 @@ class Turn:
 class Scope:
     """The part of a run that its feeds and crews may use."""
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(self, *, keep: bool, on_done: Callable[[Origin], None] | None = None) -> None:
+        self.on_done = on_done  # lineage is kept for it: told of each source item of which nothing is on its way
         self.loop = asyncio.get_running_loop()
         clock: Callable[[], float] | None = getattr(self.loop, "overlapped_clock", None)
         self.clock: Callable[[], float] = clock or time.perf_counter

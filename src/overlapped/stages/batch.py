@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import SCAN_ROUNDS, Feed, Through
+from overlapped._engine.lineage import beside, split
 from overlapped.control.auto import AUTO, Auto
 from overlapped.errors import UsageError
 from overlapped.stages.base import require_int, require_seconds
@@ -15,6 +16,7 @@ from overlapped.stages.base import require_int, require_seconds
 if TYPE_CHECKING:
     import asyncio
 
+    from overlapped._engine.lineage import Mark, Origin
     from overlapped._engine.scope import Scope
     from overlapped.stages.base import Seat
 
@@ -39,6 +41,9 @@ class BatchFeed(Through):
         self.is_fatal = is_fatal
         self.open: list[object] = []
         self.due: list[object] = []  # failures and batches that are ready
+        self.open_mark: list[Origin] = []
+        self.due_marks: list[Mark] = []
+        self.marks = None if up.marks is None else []
         self.timer: asyncio.TimerHandle | None = None
 
     def take(self, want: int) -> list[object]:
@@ -50,8 +55,8 @@ class BatchFeed(Through):
         rounds = 0
         while not self.due:
             chunk = self.up.take(max(size - len(self.open), min(size * want, AHEAD)))
-            for item in chunk:
-                self._add(item, size)
+            for item, mark in beside(self.up, chunk):
+                self._add(item, mark, size)
             rounds += 1
             if not chunk:
                 break
@@ -61,24 +66,31 @@ class BatchFeed(Through):
             self._close()
         due = self.due[:want]
         del self.due[: len(due)]
+        if self.marks is not None:
+            self.marks = self.due_marks[: len(due)]
+            del self.due_marks[: len(due)]
         self.ended = self.up.ended and not self.due and not self.open
         if self.open and self.linger_s is not None and self.timer is None:
             self.timer = self.scope.later(self.linger_s, self._lingered)
         return due
 
-    def _add(self, item: object, size: int) -> None:
+    def _add(self, item: object, mark: Mark, size: int) -> None:
         if isinstance(item, Failure):
             if (self.is_fatal or item.dead) and self.open:
                 self._close()  # results before a failure are delivered before it
             self.due.append(item)
+            self.due_marks.append(mark)
             return
         self.open.append(item)
+        self.open_mark += mark
         if len(self.open) >= size:
             self._close()
 
     def _close(self) -> None:
         self.due.append(self.open)
+        self.due_marks.append(tuple(self.open_mark))
         self.open = []
+        self.open_mark.clear()
         self.scope.forget(self.timer)
         self.timer = None
 
@@ -101,12 +113,16 @@ class FlattenFeed(Through):
         super().__init__(up)
         self.scope = scope
         self.is_fatal = is_fatal
-        self.outer: Iterator[object] = iter(())
+        self.outer: Iterator[tuple[object, Mark]] = iter(())
         self.inner: Iterator[object] = iter(())
         self.item: object = None
+        self.mark: Mark = ()  # of `item`, as long as there may be more in it
+        self.marks = None if up.marks is None else []
 
     def take(self, want: int) -> list[object]:
         """Up to `want` items."""
+        if self.marks is not None:
+            self.marks = []
         if want <= 0:
             self.up.take(0)
             return []
@@ -116,7 +132,7 @@ class FlattenFeed(Through):
             if len(result) >= want or self.ended:
                 return result
             chunk = self.up.take(want)
-            self.outer = iter(chunk)
+            self.outer = iter(beside(self.up, chunk))
             if not chunk:
                 self.ended = self.up.ended
                 return result
@@ -129,12 +145,16 @@ class FlattenFeed(Through):
                 result.extend(islice(self.inner, want - before))
             except Exception as error:  # noqa: BLE001 - the iterable's own; it becomes its item's failure
                 self._fail(result, error)
-            if len(result) > before:
-                continue
-            item = next(self.outer, self)
-            if item is self:
-                return
-            self._open(item, result)
+            if len(result) == before:
+                split(self.mark, into=0)  # there was no more in it
+                item, self.mark = next(self.outer, (self, ()))
+                if item is self:
+                    return
+                self._open(item, result)
+            if self.marks is not None:
+                count = len(result) - before
+                self.marks.extend([self.mark] * count)
+                split(self.mark, into=count + 1)  # and what there may be left of it
 
     def _open(self, item: object, result: list[object]) -> None:
         if isinstance(item, Failure):
@@ -143,8 +163,8 @@ class FlattenFeed(Through):
             self.item = item
             self.inner = iter(item)
         else:
-            hint = "; use .flat_map for async iterables" if hasattr(item, "__aiter__") else ""
             self.item = item
+            hint = "; use .flat_map for async iterables" if hasattr(item, "__aiter__") else ""
             self._fail(result, TypeError(f"flatten(): an item must be an iterable, got {type(item).__name__}{hint}"))
 
     def _fail(self, result: list[object], error: Exception) -> None:

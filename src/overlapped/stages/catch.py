@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from overlapped._engine.callables import kind_of
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import Feed, Through
+from overlapped._engine.lineage import beside, split
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from overlapped._engine.lineage import Mark
     from overlapped._engine.scope import Scope
     from overlapped.stages.base import Seat
 
@@ -29,6 +31,7 @@ class CatchFeed(Through):
         self.scope = scope
         self.stage = stage
         self.is_fatal = is_fatal
+        self.marks = up.marks
 
     def take(self, want: int) -> list[object]:
         """Items and what became of failures."""
@@ -36,18 +39,32 @@ class CatchFeed(Through):
             return []
         while True:
             chunk = self.up.take(want)
+            self.marks = self.up.marks
             if not chunk:
                 self.ended = self.up.ended
                 return []
-            result: list[object] = []
-            for item in chunk:
-                if not isinstance(item, Failure) or item.dead:
-                    result.append(item)
-                elif not self._handle(item, result):
-                    self.halt()
-                    return result
-            if result:
+            if result := self._without_failures(chunk):
                 return result
+            if self.ended:
+                return []
+
+    def _without_failures(self, chunk: list[object]) -> list[object]:
+        result: list[object] = []
+        marks: list[Mark] = []
+        for item, mark in beside(self.up, chunk):
+            before = len(result)
+            if not isinstance(item, Failure) or item.dead:
+                result.append(item)
+            elif not self._handle(item, result):
+                self.halt()
+            if len(result) > before:
+                marks.append(mark)
+            elif not self.ended:
+                split(mark, into=0)
+            if self.ended:
+                break
+        self.marks = None if self.marks is None else marks
+        return result
 
     def demand(self, total: int) -> None:
         """Without drops it is one to one."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import Feed, Through
+from overlapped._engine.lineage import beside
 from overlapped._engine.scope import GRACE_S
 from overlapped.errors import UsageError
 from overlapped.sinks.base import Sink
@@ -19,6 +20,7 @@ from overlapped.sinks.base import Sink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from overlapped._engine.lineage import Mark
     from overlapped._engine.scope import Scope
     from overlapped.sinks.base import Writer
     from overlapped.stages.base import Seat
@@ -36,7 +38,8 @@ class LandFeed(Through):
         self.sink = sink
         self.name = sink.describe()
         self.is_fatal = is_fatal
-        self.done: deque[object] = deque()
+        self.done: deque[tuple[object, Mark]] = deque()
+        self.marks = None if up.marks is None else []
         self.orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
         self.writer: Writer | None = None
@@ -70,7 +73,8 @@ class LandFeed(Through):
         chunk = self.up.take(MOST_A_WRITE)
         if chunk:
             self.is_writing = True
-            self.orders.put(lambda: self._write(chunk))
+            marked = list(beside(self.up, chunk))
+            self.orders.put(lambda: self._write(marked))
         elif self.up.ended and not self.is_closing:
             self.is_closing = True
             self.orders.put(lambda: self._close(ok=True))
@@ -79,10 +83,12 @@ class LandFeed(Through):
         """What has been written."""
         if want <= 0 or self.ended:
             return []
-        chunk = [self.done.popleft() for _ in range(min(want, len(self.done)))]
+        marked = [self.done.popleft() for _ in range(min(want, len(self.done)))]
         self._pump()
         self.ended = not self.done and (self.closed.done() or self.is_broken)
-        return chunk
+        if self.marks is not None:
+            self.marks = [mark for _, mark in marked]
+        return [item for item, _ in marked]
 
     def demand(self, total: int) -> None:
         """One to one."""
@@ -93,18 +99,21 @@ class LandFeed(Through):
         super().halt()
         self.done.clear()
 
-    def _written(self, chunk: list[object], refused: dict[int, Exception], error: BaseException | None) -> None:
+    def _written(
+        self, marked: list[tuple[object, Mark]], refused: dict[int, Exception], error: BaseException | None
+    ) -> None:
         self.is_writing = False
         if error is not None:
             self.is_broken = True
-            self.done.append(Failure(as_value(error, self.name), self.name, dead=True))
+            self._break(error)
             self.up.halt()
         else:
-            values = [i for i, item in enumerate(chunk) if not isinstance(item, Failure)]
+            values = [i for i, (item, _) in enumerate(marked) if not isinstance(item, Failure)]
             for row, why in refused.items():
                 index = values[row]
-                chunk[index] = Failure(why, self.name, chunk[index])
-            self.done.extend(chunk)
+                item, mark = marked[index]
+                marked[index] = (Failure(why, self.name, item), mark)
+            self.done.extend(marked)
             if refused and self.is_fatal:
                 self.is_broken = True
                 self.up.halt()
@@ -112,12 +121,16 @@ class LandFeed(Through):
             self._pump()
             self.notify()
 
+    def _break(self, error: BaseException) -> None:
+        """The sink itself has failed: that comes after what has been written, and nothing after it."""
+        self.done.append((Failure(as_value(error, self.name), self.name, dead=True), ()))
+
     def _closed(self, error: BaseException | None) -> None:
         if error is not None:
             if self.scope.closing:
                 self.scope.cleanup_errors.append(error)
             else:
-                self.done.append(Failure(as_value(error, self.name), self.name, dead=True))
+                self._break(error)
         if not self.closed.done():
             self.closed.set_result(None)
         self.notify()
@@ -155,17 +168,17 @@ class LandFeed(Through):
         while (order := self.orders.get()) is not None:
             order()
 
-    def _write(self, chunk: list[object]) -> None:
+    def _write(self, marked: list[tuple[object, Mark]]) -> None:
         assert self.writer is not None
         refused: dict[int, Exception] = {}
         error: BaseException | None = None
         try:
-            rows = [item for item in chunk if not isinstance(item, Failure)]
+            rows = [item for item, _ in marked if not isinstance(item, Failure)]
             if rows:
                 refused = self.writer.write(rows)
         except BaseException as raised:  # noqa: BLE001 - travels to the end of the flow
             error = raised
-        self._tell(self._written, chunk, refused, error)
+        self._tell(self._written, marked, refused, error)
 
     def _close(self, *, ok: bool) -> None:
         assert self.writer is not None

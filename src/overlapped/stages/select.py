@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from overlapped._engine.failure import Failure
 from overlapped._engine.feed import SCAN_ROUNDS, Feed, Through
+from overlapped._engine.lineage import beside, split
 from overlapped.stages.base import require_int
 
 if TYPE_CHECKING:
+    from overlapped._engine.lineage import Mark
     from overlapped._engine.scope import Scope
     from overlapped.stages.base import Seat
 
@@ -22,6 +24,7 @@ class TakeFeed(Through):
         self.left = n
         self.total = n  # items wanted from upstream, failures included
         self.is_done = self.ended = self.is_empty = n == 0
+        self.marks = up.marks
         up.demand(n)
 
     def start(self) -> None:
@@ -36,6 +39,7 @@ class TakeFeed(Through):
                 self.up.take(0)
             return []
         chunk = self.up.take(min(want, self.left))
+        self.marks = self.up.marks
         failures = sum(isinstance(item, Failure) for item in chunk)
         self.left -= len(chunk) - failures
         if failures:
@@ -60,6 +64,7 @@ class SkipFeed(Through):
         self.gathers = up.gathers
         self.left = n
         self.skipped = n
+        self.marks = up.marks
 
     def take(self, want: int) -> list[object]:
         """What comes after the first `n`; failures pass by uncounted."""
@@ -68,15 +73,20 @@ class SkipFeed(Through):
             if not chunk:
                 self.ended = self.up.ended
                 return []
+            self.marks = self.up.marks
             if not self.left:
                 return chunk
-            kept = []
-            for item in chunk:
+            kept: list[object] = []
+            marks: list[Mark] = []
+            for item, mark in beside(self.up, chunk):
                 if self.left and not isinstance(item, Failure):
                     self.left -= 1
+                    split(mark, into=0)
                 else:
                     kept.append(item)
+                    marks.append(mark)
             if kept:
+                self.marks = None if self.marks is None else marks
                 return kept
         return self.later()
 

@@ -31,12 +31,14 @@ class SendFeed(Through):
         self.make = make
         self.name = name
         self.coroutine: Generator[Any, Any, Any] | None = None
+        self.marks = up.marks
 
     def take(self, want: int) -> list[object]:
         """One output for each input; failures pass by."""
         if self.ended:
             return []
         chunk = self.up.take(want)
+        self.marks = self.up.marks
         result: list[object] = []
         try:
             for item in chunk:
@@ -49,6 +51,8 @@ class SendFeed(Through):
         except BaseException as error:  # noqa: BLE001 - the coroutine's own; it travels after the results before it
             result.append(Failure(as_value(error, self.name), self.name, dead=True))
             self.halt()
+        if self.marks is not None:
+            self.marks = self.marks[: len(result)]
         if not chunk:
             self.ended = self.up.ended
         return result

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from overlapped._engine.failure import Failure
 from overlapped._engine.feed import EVERYTHING, Feed, Through
+from overlapped._engine.lineage import split
 from overlapped.flow import Flow
 from overlapped.running import Run, RunOptions
 from overlapped.testing.contracts.base import demand
@@ -15,6 +16,7 @@ from overlapped.testing.contracts.base import demand
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from overlapped._engine.lineage import Origin
     from overlapped._engine.scope import Scope
     from overlapped.stages.base import Seat, Stage
 
@@ -175,6 +177,7 @@ class _Watch(Through):
 
     def __init__(self, up: Feed) -> None:
         super().__init__(up)
+        self.marks = up.marks
         self.has_started = asyncio.Event()
         self.hears: Callable[[], None] = lambda: None
 
@@ -208,6 +211,7 @@ class Sitting:
         keep: as `run(on_failure="keep")`.
         wants: as if a `take(n)` stood after the stage.
         in_real_time: on a loop that really waits.
+        on_done: keep lineage, and tell of each source item of which nothing is on its way any more.
     """
 
     def __init__(
@@ -219,10 +223,12 @@ class Sitting:
         keep: bool = False,
         wants: int | None = None,
         in_real_time: bool = False,
+        on_done: Callable[[Origin], None] | None = None,
     ) -> None:
         self.up = Upstream(items, supply)
         source: Any = _Source(self.up)
-        self.run = Run(Flow(source, (stage, _Last())), RunOptions("keep" if keep else "raise"))
+        options = RunOptions("keep" if keep else "raise", on_done=on_done)
+        self.run = Run(Flow(source, (stage, _Last())), options)
         watch: Any = self.run.chain
         self._watch: _Watch = watch
         self.feed = self._watch.up
@@ -279,6 +285,10 @@ class Sitting:
         demand(len(chunk) <= want, f"take({want}) returned {len(chunk)} items")
         demand(not was_ended or not chunk, f"`ended` was True, then take({want}) returned {chunk!r}")
         demand(not was_ended or self.feed.ended, "`ended` was True, now it is False")
+        if chunk and (marks := self.feed.marks) is not None:
+            demand(len(marks) == len(chunk), f"take({want}) returned {len(chunk)} items with {len(marks)} marks")
+            for mark in marks:
+                split(mark, into=0)
         self.look()
         return chunk
 

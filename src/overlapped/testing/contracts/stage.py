@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure
 from overlapped._engine.feed import EVERYTHING
+from overlapped.errors import UsageError
 from overlapped.stages.base import Stage
 from overlapped.testing.clock import Deadlock, run
 from overlapped.testing.contracts.base import demand
@@ -117,6 +118,7 @@ class _Check:
             self.scenario(self.lets_failures_pass(supply), f"{supply.name}, failures, keep mode")
             self.scenario(self.stops_at_a_failure(supply, dead=False), f"{supply.name}, a failure, raise mode")
             self.scenario(self.stops_at_a_failure(supply, dead=True), f"{supply.name} that breaks")
+            self.scenario(self.tells_origins(supply), f"{supply.name}, with lineage")
         self.scenario(self.rests(), "a consumer that rests")
         self.scenario(self.obeys_demand(), "a demand")
         self.scenario(self.halts(AT_ONCE, self.available), "halt")
@@ -193,6 +195,20 @@ class _Check:
                 len(due) <= len(came) == len(set(came)), f"of {len(due)} failures from upstream {len(came)} came out"
             )
             demand(not self.ordered or came == sorted(came), "failures from upstream came out in another order")
+
+    async def tells_origins(self, supply: Supply) -> None:
+        """With lineage, each source item is done once: when nothing that came of it is on its way. Or it is refused."""
+        done: list[int] = []
+        items = [*self.items, Failure(Planted("one"), "check_stage")]
+        try:
+            sitting = self.sit(self.make_stage(), items, supply, keep=True, on_done=lambda o: done.append(o.position))
+        except UsageError:
+            return  # it has no `marks` beside its chunks, so its flow cannot be resumed
+        async with sitting:
+            self.compare([i for i in await sitting.collect(ONE) if not isinstance(i, Failure)], self.gives(self.items))
+            if sitting.up.starts and not sitting.up.halts:  # else some were not wanted, and are not done
+                demand(sorted(done) == [*range(len(items))], f"of {len(items)} source items these are done: {done}")
+            demand(len(done) == len(set(done)), f"a source item was done twice: {done}")
 
     async def stops_at_a_failure(self, supply: Supply, *, dead: bool) -> None:
         """What comes before a failure that ends the run comes out before it."""
