@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 settings.register_profile("ci", max_examples=300, deadline=None)
 settings.register_profile("thorough", max_examples=2_000, deadline=None)
 settings.load_profile("ci")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: every child would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GRACE_S = 2.0  # a thread that was told to end needs a moment; nothing of ours may need more
 

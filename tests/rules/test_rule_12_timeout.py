@@ -268,7 +268,7 @@ def test_while_a_lost_slot_is_held_the_limit_is_not_exceeded():
 
 
 def test_when_all_slots_are_lost_the_run_fails_with_stuck_calls_naming_the_function(monkeypatch):
-    monkeypatch.setattr("overlapped._engine.ports.STUCK_S", 0.05)
+    monkeypatch.setattr("overlapped._engine.lost.STUCK_S", 0.05)
     may_end = threading.Event()
 
     def load_page(n):
@@ -310,6 +310,155 @@ def test_a_plain_function_with_a_time_out_fails_in_time_with_auto_too(way):
     _, error = outcome(chain.catch(CallTimeout, do=lambda e: may_end.set()).tap(same), way)
     assert error is None
     assert time.monotonic() - before < 0.9
+
+
+# -- Tornado coroutines -------------------------------------------------------------------------------------
+
+
+def tornado_calls(lasts_s):
+    """A Tornado coroutine over `lasts_s(n)` seconds, and what has become of its calls."""
+    gen = pytest.importorskip("tornado.gen")
+    begun, ended = [], []
+
+    @gen.coroutine
+    def fetch(n):
+        begun.append((n, now_s()))
+        yield asyncio.sleep(lasts_s(n))
+        ended.append((n, now_s()))
+        return n
+
+    return fetch, begun, ended
+
+
+@virtual
+async def test_a_timed_out_tornado_coroutine_fails_at_once_and_holds_its_slot_until_it_ends(ordered):
+    fetch, begun, ended = tornado_calls(lambda n: 5 if n == 0 else 1)
+    retry = Retry(attempts=3, base_s=0.25, jitter=False)
+    chain = flow(range(6)).map(fetch, concurrency=2, timeout_s=2, retry=retry, ordered=ordered)
+    async with chain.open(on_failure="keep") as items:
+        got = [(n, now_s()) async for n in items]
+        (failure,) = items.report.failures
+    assert isinstance(failure.error, CallTimeout)
+    assert failure.error.__notes__[0].endswith("cannot be cancelled; it still runs, its slot is held")
+    assert begun == [(0, 0), (1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]  # one slot goes on; 0 is not tried again
+    assert got == [(n, max(2, n) if ordered else n) for n in range(1, 6)]
+    assert (0, 5) in ended
+
+
+@virtual
+async def test_a_lost_tornado_coroutine_gives_its_slot_back_when_it_ends():
+    fetch, begun, _ = tornado_calls(lambda n: 3 if n == 0 else 1)
+    chain = flow(range(4)).map(fetch, concurrency=1, timeout_s=2.5)
+    assert (await chain.arun(on_failure="keep")).items == 3
+    assert begun == [(0, 0), (1, 3), (2, 4), (3, 5)]
+
+
+@virtual
+async def test_a_lost_tornado_coroutine_keeps_the_place_of_its_key():
+    fetch, begun, _ = tornado_calls(lambda n: 3 if n == 0 else 1)
+    chain = flow(range(4)).map(fetch, concurrency=4, timeout_s=2, key=lambda n: n % 2, per_key=1)
+    await chain.arun(on_failure="keep")
+    assert [at_s for n, at_s in begun if n % 2 == 0] == [0, 3]
+
+
+@virtual
+async def test_when_tornado_coroutines_hold_all_slots_the_run_fails_with_stuck_calls():
+    fetch, begun, _ = tornado_calls(lambda n: 20)
+    with pytest.warns(ResourceWarning, match="fetch: 2 calls in lane 'coroutine' did not end"):
+        _, error = await aoutcome(flow(range(9)).map(fetch, concurrency=2, timeout_s=2), on_failure="keep")
+    assert type(error) is StuckCalls
+    assert "fetch" in str(error)
+    assert now_s() == 3.0
+    assert len(begun) == 2
+    await asyncio.sleep(20)
+
+
+@virtual
+async def test_slots_that_a_smaller_limit_leaves_lost_are_stuck_too():
+    class Halves:
+        """Two calls at once, but one after the first time-out."""
+
+        limit, reason = 2, "start"
+
+        def controller(self):
+            return Halves()
+
+        def finished(self, sample):
+            self.limit = 1 if sample.outcome == "drop" else self.limit
+            return self.limit
+
+    fetch, _, _ = tornado_calls(lambda n: 20 if n == 0 else 1.5)
+    with pytest.warns(ResourceWarning, match="fetch: 1 calls"):
+        _, error = await aoutcome(flow(range(99)).map(fetch, concurrency=Halves(), timeout_s=2), on_failure="keep")
+    assert type(error) is StuckCalls
+    assert now_s() < 6
+    await asyncio.sleep(20)
+
+
+@virtual
+async def test_a_run_that_ends_waits_for_tornado_coroutines_that_go_on():
+    fetch, _, ended = tornado_calls(lambda n: n)
+    async with flow([1, 4]).map(fetch, concurrency=2).open() as items:
+        assert await anext(items) == 1
+    assert ended == [(1, 1), (4, 4)]
+
+
+@virtual
+async def test_but_not_for_ever():
+    fetch, _, ended = tornado_calls(lambda n: n)
+    with pytest.warns(ResourceWarning, match="fetch: 1 calls in lane 'coroutine' did not end and were abandoned"):
+        async with flow([1, 60]).map(fetch, concurrency=2).open() as items:
+            assert await anext(items) == 1
+    assert (ended, now_s()) == ([(1, 1)], 6)
+    await asyncio.sleep(60)
+
+
+@virtual
+async def test_in_flat_map_too_a_lost_tornado_coroutine_holds_its_slot():
+    gen = pytest.importorskip("tornado.gen")
+    begun = []
+
+    @gen.coroutine
+    def links(n):
+        begun.append(now_s())
+        yield asyncio.sleep(2.75 if n == 0 else 1)
+        return [n, n]
+
+    chain = flow(range(2)).flat_map(links, concurrency=1, timeout_s=2)
+    assert (await chain.arun(on_failure="keep")).items == 2
+    assert begun == [0, 2.75]
+
+
+@pytest.mark.parametrize("on", ["thread", "tornado"])
+def test_a_lost_part_of_a_split_batch_takes_the_rest_of_the_batch_with_it(on):
+    may_end, begun = threading.Event(), []
+
+    def save(rows):
+        begun.append(rows)
+        if len(rows) > 2:
+            raise ValueError("too many")
+        if on == "thread":
+            may_end.wait(5)
+
+    if on == "tornado":
+        gen = pytest.importorskip("tornado.gen")
+
+        @gen.coroutine
+        def save_slowly(rows):
+            save(rows)
+            while not may_end.is_set():
+                yield asyncio.sleep(0.001)
+
+    chain = flow(range(8)).batch(4)
+    options = {"timeout_s": 0.05, "concurrency": 2, "retry": Retry(attempts=1, split=True)}
+    chain = chain.map(save, on="thread", **options) if on == "thread" else chain.map(save_slowly, **options)
+    with chain.open(on_failure="keep") as items:
+        threading.Timer(0.3, may_end.set).start()
+        assert list(items) == []
+        report = items.report
+    assert report.failed == 8
+    assert sorted(len(failure.item) for failure in report.failures) == [4, 4]
+    assert sorted(len(rows) for rows in begun) == [2, 2, 4, 4]
 
 
 # -- use ----------------------------------------------------------------------------------------------------

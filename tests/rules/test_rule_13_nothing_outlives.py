@@ -209,7 +209,7 @@ async def test_closing_goes_on_when_it_is_cancelled_itself():
 
 
 def test_a_thread_call_gets_its_grace_then_is_abandoned_with_a_warning(monkeypatch):
-    monkeypatch.setattr("overlapped._engine.ports.GRACE_S", 0.05)
+    monkeypatch.setattr("overlapped._engine.lost.GRACE_S", 0.05)
     may_end, begun = threading.Event(), threading.Event()
 
     def blocked_call(n):

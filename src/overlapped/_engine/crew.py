@@ -17,6 +17,7 @@ from overlapped._engine.job import Job
 from overlapped._engine.shape import Unstarted
 from overlapped._engine.trays import DROPPED, Spread, Tray
 from overlapped.control.base import Sample
+from overlapped.control.fixed import Fixed
 from overlapped.errors import CallTimeout, Overloaded, TooLarge
 from overlapped.retry import retry_after_s
 
@@ -62,7 +63,7 @@ class Crew(Handover):
         self.weigh: Callable[[Any], float] | None = spec.rate.weigh if spec.rate is not None else None
         self.controller = spec.concurrency.controller()
         self.limit = self.controller.limit
-        self.learns = not hasattr(self.controller, "controller")  # Fixed is its own controller: nothing to learn
+        self.learns = not isinstance(self.controller, Fixed)
         self.limits = (self.limit, self.limit)
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         self.shape: Shape = Unstarted()
@@ -262,6 +263,13 @@ class Crew(Handover):
             self.keys.leave(job)
         self.settle(job.index, result)
         return True
+
+    def give_up(self, job: Job, error: BaseException) -> None:
+        """Settle a job whose call goes on: what is left of its batch fails with it, its key's place stays taken."""
+        while job.parts:
+            job.item = [*job.item, *job.parts.pop()]  # type: ignore[misc]  # only a list is split
+        failure = self.fail(job, error)
+        self.settle(job.index, failure if job.results is None else Spread([*job.results, failure], DROPPED))
 
     def fail(self, job: Job, error: BaseException) -> Failure:
         """The final failure of an item; nothing new starts if it ends the run."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from overlapped._engine.scope import CLOCK_STEP_S
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
@@ -72,7 +74,7 @@ class Deadline(Generic[T]):
         now = self.scope.clock()
         earliest = math.inf
         for one in list(self.running()):
-            if now - one.started_s >= self.timeout_s - 1e-6:  # timers may fire a clock step early
+            if now - one.started_s >= self.timeout_s - CLOCK_STEP_S:
                 self.expire(one)
             else:
                 earliest = min(earliest, one.started_s)

@@ -12,11 +12,13 @@ from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.failure import Failure
 from overlapped._engine.job import Job
+from overlapped._engine.lost import Lost, RunsOn
 from overlapped._engine.scope import cancelled_from_outside, running_task
 from overlapped._engine.trays import DROPPED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import Any
 
     from overlapped._engine.crew import Crew
     from overlapped.control.base import Outcome
@@ -28,9 +30,20 @@ LONG_INLINE_CALL_S: Final = 0.010
 class _Slot:
     """One worker: what it is doing now."""
 
-    __slots__ = ("at_gate", "in_flight", "index", "is_after_failure", "is_dropped", "is_overdue", "started_s", "task")
+    __slots__ = (
+        "at_gate",
+        "body",
+        "in_flight",
+        "index",
+        "is_after_failure",
+        "is_dropped",
+        "is_overdue",
+        "started_s",
+        "task",
+    )
 
     def __init__(self) -> None:
+        self.body: asyncio.Future[Any] | None = None  # what runs on, though its call's time was up
         self.index = -1
         self.in_flight = 1  # calls in flight when its own started, itself included
         self.at_gate = True  # it makes no call
@@ -71,6 +84,8 @@ class Direct:
         self.emitters: deque[asyncio.Future[None]] = deque()
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire, self.busy)
         self.retired: Callable[[], None] | None = None
+        self.lost: Lost[_Slot] = Lost(crew, lane)
+        self.bodies: set[asyncio.Future[Any]] = set()  # of cancelled calls, that run on all the same
 
     # -- the shape, seen from the crew --------------------------------------------------------------
 
@@ -99,8 +114,8 @@ class Direct:
         return len(self.slots) > self.target
 
     def busy(self) -> int:
-        """Workers that are not at the gate."""
-        return len(self.slots) - self.idle
+        """Workers that are not at the gate, but for those whose call is lost."""
+        return len(self.slots) - self.idle - len(self.lost)
 
     def drop_after(self, index: int) -> None:
         """Cancel the calls of items beyond `index`."""
@@ -306,6 +321,9 @@ class Direct:
                 if error is not None:
                     error = await self._own(slot, job, error)
                     delay = self._verdict(slot, job, error)
+                    if slot.body is not None:
+                        await self._outlast(slot, job, error, slot.body)
+                        break
                     if delay is None:
                         result = crew.fail(job, error)
                     error = None
@@ -334,8 +352,28 @@ class Direct:
             if self.learns:
                 self._learn(slot, slot.started_s, now, crew.outcome_of(error))
             slot.started_s = math.inf
+        if slot.body is not None:
+            return None
         delay = crew.judge(job, error)
         return 0.0 if delay is None and crew.splits(job, error) else delay
+
+    async def _outlast(self, slot: _Slot, job: Job, error: BaseException, body: asyncio.Future[Any]) -> None:
+        """The item fails at once; its call runs on, so there is no retry beside it and the slot stays taken."""
+        self.lost.add(slot, error)
+        self.crew.give_up(job, error)
+        self.crew.check_end()
+        try:
+            await asyncio.wait([body])
+        finally:
+            self.lost.discard(slot)
+            slot.body = None
+            self.crew.drop(job)
+
+    async def close(self) -> None:
+        """Wait for bodies that run on; those that do not end within their grace are abandoned, with a warning."""
+        if self.bodies:
+            _, left = await asyncio.wait(self.bodies, timeout=self.lost.grace_s)
+            self.lost.warn(len(left))
 
     async def _wait_for_leave(self, slot: _Slot, job: Job) -> None:
         """Wait for the end of a pause and for a rate token; that is queueing, so no time-out runs."""
@@ -397,6 +435,8 @@ class Direct:
             if isinstance(error, GeneratorExit) and running_task() is not slot.task:
                 raise error  # nobody raised it: this coroutine is being closed, since its loop is gone
             is_cancel = isinstance(error, asyncio.CancelledError)
+            if isinstance(error, RunsOn):
+                self._keep(error.body)
             if slot.is_dropped or scope.closing or scope.is_ending:
                 if is_cancel:
                     raise error
@@ -411,6 +451,8 @@ class Direct:
             if was_overdue and is_cancel:
                 late = crew.timed_out()
                 late.__cause__ = error
+                if isinstance(error, RunsOn):
+                    slot.body = error.body
                 return late
             if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
                 scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
@@ -418,6 +460,12 @@ class Direct:
             return crew.own_error(error)
         finally:
             del error  # as in `_perform`
+
+    def _keep(self, body: asyncio.Future[Any]) -> None:
+        if not self.bodies:
+            self.crew.scope.closers.append(self.close)
+        self.bodies.add(body)
+        body.add_done_callback(self.bodies.discard)
 
     async def _absorb(self, slot: _Slot) -> None:
         """Take a cancel that a call left pending, or it would hit this worker's next item.

@@ -54,7 +54,7 @@ class Marked(Through):
     def __init__(self, up: Feed, on_done: Callable[[Origin], None]) -> None:
         super().__init__(up)
         self.is_free = up.is_free
-        self.marks: list[Mark] = []
+        self.marks = []
         self._on_done = on_done
         self._position = 0
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from overlapped._engine.callables import is_awaitable, is_generator
 from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
-from overlapped._engine.scope import GRACE_S
-from overlapped.errors import StuckCalls
+from overlapped._engine.lost import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from overlapped._engine.crew import Crew
     from overlapped._engine.job import Job
-
-STUCK_S: Final = 1.0
-"""How long all slots must be lost before a run is given up; a call that is merely slow has ended by then."""
 
 
 class Outcome(NamedTuple):
@@ -115,12 +110,11 @@ class Ported:
         self.pending: dict[int, Job] = {}
         self.held: dict[Job, asyncio.TimerHandle] = {}
         self.lost: dict[int, Job] = {}
-        self.overdue: set[int] = set()  # those of the lost whose time was up
+        self.overdue: Lost[int] = Lost(crew, lane)  # those of the lost whose time was up
         self.unacknowledged: dict[int, int] = {}  # partial results of calls that go on
         self.limit = 0
         self.total_cpu_s = 0.0
         self.backlog: deque[Job] = deque()  # admitted, but taken back from the port: they start first
-        self.is_given_up = False
         self.is_pumping = self.is_woken = False
         self.is_open = False
         self.retired: Callable[[], None] | None = None
@@ -424,40 +418,14 @@ class Ported:
             return
         error = crew.timed_out()
         self._lose(running)
+        if not self.port.cancel(running.number):
+            self.overdue.add(running.number, error)
         if crew.learns:
             crew.learn(running.started_s, crew.scope.clock(), "drop", self.limit, binding=True)
-        if self.port.cancel(running.number):
-            del self.lost[running.number]
-        else:
-            self.overdue.add(running.number)
-            error.add_note(
-                f"overlapped: a call in lane {self.lane!r} cannot be cancelled; it still runs, its slot is held"
-            )
-        self._end(job, crew.fail(job, error))
-        if self._is_stuck():
-            crew.scope.later(STUCK_S, self._give_up_if_stuck)
-
-    def _is_stuck(self) -> bool:
-        return bool(self.overdue) and len(self.overdue) >= self.limit
-
-    def _give_up_if_stuck(self) -> None:
-        crew = self.crew
-        if self._is_stuck() and not crew.is_complete:
-            self.is_given_up = True
-            crew.scope.abort(
-                StuckCalls(
-                    f"{crew.spec.name}: all {self.limit} slots are held by calls that ran into "
-                    f"timeout_s={crew.spec.timeout_s:g} and cannot be cancelled; give the function a "
-                    f"time-out of its own, or make it async"
-                )
-            )
+        crew.give_up(job, error)
+        if running.number not in self.overdue:
+            crew.drop(self.lost.pop(running.number))
 
     async def close(self) -> None:
         """End the port; a call that does not end within its grace is abandoned, with a warning."""
-        left = await self.port.close(0.0 if self.is_given_up else GRACE_S)  # those calls have had their grace
-        if left:
-            warnings.warn(
-                f"{self.crew.spec.name}: {left} calls in lane {self.lane!r} did not end and were abandoned",
-                ResourceWarning,
-                stacklevel=2,
-            )
+        self.overdue.warn(await self.port.close(self.overdue.grace_s))

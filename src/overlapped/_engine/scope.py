@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.001
 """Longest a worker runs items on end before it makes sure that the loop turns (benchmarks/fairness.py)."""
 
+CLOCK_STEP_S: Final = 1e-6
+"""Timers may fire a step of the loop's clock early."""
+
 GRACE_S: Final = 5.0
 """How long a call that cannot be cancelled may go on after its run has ended."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from overlapped._engine.callables import is_awaitable
+from overlapped._engine.lost import RunsOn
 from overlapped._engine.trays import DROPPED, spread
 from overlapped.errors import UsageError
 
@@ -20,6 +22,8 @@ def one(fn: Callable[[Any], Awaitable[object]], verb: str, described: Described)
     """`fn` as a call with one result an item; `fn` itself for `map`, since a wrapper costs 0.085 us."""
     if described.kind == "plain":
         fn = _awaited(fn, verb, described.name)
+    elif described.kind == "tornado":
+        fn = _shielded(fn)
     if verb == "map":
         return fn
 
@@ -31,6 +35,21 @@ def one(fn: Callable[[Any], Awaitable[object]], verb: str, described: Described)
         return item if await fn(item) else DROPPED
 
     return tap if verb == "tap" else keep
+
+
+def _shielded(fn: Callable[[Any], Any]) -> Callable[[Any], Awaitable[object]]:
+    """Cancelling the future of a Tornado coroutine only hides that its body runs on, so it never gets there."""
+
+    async def call(item: object) -> object:
+        body: asyncio.Future[object] = fn(item)
+        try:
+            return await asyncio.shield(body)
+        except asyncio.CancelledError:
+            if body.done():
+                raise
+            raise RunsOn(body) from None
+
+    return call
 
 
 async def finish(pending: Awaitable[object], verb: str, item: object) -> object:
@@ -54,8 +73,11 @@ def _awaited(fn: Callable[[Any], Any], verb: str, name: str) -> Callable[[Any], 
     return call
 
 
-def many(fn: Callable[[Any], Any], name: str) -> Callable[[Any, Emit], Awaitable[object]]:
+def many(fn: Callable[[Any], Any], described: Described) -> Callable[[Any, Emit], Awaitable[object]]:
     """`fn` as a call with many results: an iterable at once, an async iterator as it comes."""
+    name = described.name
+    if described.kind == "tornado":
+        fn = _shielded(fn)
 
     async def call(item: object, emit: Emit) -> object:
         return await finish_many(fn(item), name, emit)

@@ -58,8 +58,9 @@ class Placing:
         return functools.partial(self.fn, **given) if given else self.fn
 
     def _coroutine(self) -> Shape:
-        fn, name, verb = self._on_loop(), self.described.name, self.crew.spec.verb
-        call = coroutine.many(fn, name) if self.crew.spec.many else coroutine.one(fn, verb, self.described)
+        fn, verb = self._on_loop(), self.crew.spec.verb
+        many = self.crew.spec.many
+        call = coroutine.many(fn, self.described) if many else coroutine.one(fn, verb, self.described)
         return Direct(self.crew, call, "coroutine", self.why)
 
     def _inline(self) -> Shape:
