@@ -19,6 +19,7 @@ from tests.faults.kit import (
     in_lane,
     numbers,
     pull_from,
+    same,
     took,
 )
 
@@ -218,3 +219,34 @@ def test_an_error_while_a_thread_call_runs_waits_for_that_call_but_not_for_the_r
     assert isinstance(error, Boom)
     assert got == [0, 1]
     assert calls.now == 0
+
+
+class CannotBegin:
+    """An iterable that cannot be iterated."""
+
+    def __iter__(self) -> Any:
+        raise Boom
+
+
+def breaks(error: type[BaseException]) -> Any:
+    """A generator that fails in the middle."""
+    yield 2
+    raise error
+
+
+@child
+def test_an_item_that_cannot_be_flattened_is_that_items_failure() -> None:
+    def through(items: Any) -> Any:
+        yield from items
+
+    broken = flow([[1], CannotBegin(), [3]]).flatten()
+    assert broken.run(on_failure="keep").items == 2
+    assert broken.catch(Boom, replace=0).collect() == [1, 0, 3]
+    for rest in (broken, broken.map(same), broken.through(through)):
+        got: list[Any] = []
+        assert isinstance(pull_from(iter(rest), got), Boom)
+        assert got == [1]
+    for error, comes in ((KeyboardInterrupt, KeyboardInterrupt), (GeneratorExit, RuntimeError)):
+        got = []
+        assert isinstance(pull_from(iter(flow([[1], breaks(error), [3]]).flatten()), got), comes)
+        assert got == [1, 2]
