@@ -382,6 +382,9 @@ class Run(Scope):
         except Exception as error:  # noqa: BLE001 - a broken display must not lose items; the run still tells
             self.options.progress = None
             self.cleanup_errors.append(error)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C and its like end the run, also while it is closed
+            self.options.progress = None
+            self.abort(error)
 
 
 def _group(text: str, errors: list[BaseException]) -> BaseException:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from tests.faults.kit import (
     flow,
     gather_from,
     in_lane,
+    nap,
     numbers,
     pull_from,
     same,
@@ -183,6 +185,23 @@ def test_a_progress_function_that_fails_loses_no_items() -> None:
     except Boom:
         pass
     assert got == list(range(50))
+
+
+@child(error=["KeyboardInterrupt", "SystemExit"])
+def test_a_progress_function_that_ends_the_program_does_not_hang_the_run(error: str) -> None:
+    kind = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}[error]
+
+    def ends(record: Any, when: str) -> None:
+        if record.state != "running" or when == "first":
+            raise kind
+
+    for when in ("first", "last"):
+        try:
+            flow(range(3)).map(nap).run(progress=functools.partial(ends, when=when))
+        except (KeyboardInterrupt, SystemExit) as raised:
+            assert type(raised) is kind
+        else:
+            raise AssertionError("nothing was raised")
 
 
 @child(lane=LANES)
