@@ -273,7 +273,11 @@ class Run(Scope):
     def take(self) -> list[object]:
         """Results that are ready; failures among them are raised (kept) by what this run does with failures."""
         while self.has_started and not self.is_over:
-            chunk = self.chain.take(DELIVERED_AT_ONCE)
+            try:
+                chunk = self.chain.take(DELIVERED_AT_ONCE)
+            except BaseException as error:  # noqa: BLE001 - a stage's own; it must end the run, not only this call
+                self.abort(error)
+                break
             if not chunk:
                 self.is_over = self.chain.ended
                 break
@@ -392,6 +396,9 @@ class Run(Scope):
         except Exception as error:  # noqa: BLE001 - a broken display must not lose items; the run still tells
             self.options.progress = None
             self.cleanup_errors.append(error)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C and its like end the run, also while it is closed
+            self.options.progress = None
+            self.abort(error)
 
 
 def _group(text: str, errors: list[BaseException]) -> BaseException:

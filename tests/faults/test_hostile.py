@@ -8,7 +8,8 @@ import threading
 import time
 from typing import Any
 
-from overlapped import Overloaded, Rate, Retry
+from overlapped import Jsonl, Overloaded, Rate, Retry, merge
+from overlapped._engine.feed import Feed, Through
 from tests.faults.harness import child
 from tests.faults.kit import (
     LANES,
@@ -294,3 +295,65 @@ async def test_a_cancel_while_a_run_closes_by_itself_is_not_swallowed(where: str
     task.cancel()
     await asyncio.wait([task], timeout=2)
     assert task.cancelled(), "the cancel was swallowed"
+
+
+class BrokenFeed(Through):
+    """Fails when it has given a few."""
+
+    def __init__(self, up: Feed) -> None:
+        super().__init__(up)
+        self.left = 4
+
+    def take(self, want: int) -> list[object]:
+        """As upstream, up to the fault."""
+        chunk = self.up.take(want)
+        self.ended = self.up.ended
+        self.left -= len(chunk)
+        if self.left < 0:
+            raise Boom
+        return chunk
+
+
+class Broken:
+    """A user's own stage."""
+
+    name = verb = "broken"
+
+    def attach(self, up: Feed, scope: Any, seat: Any) -> Feed:
+        return BrokenFeed(up)
+
+    def explain(self) -> str:
+        return self.name
+
+
+def each(items: Any) -> Any:
+    """A generator over all items."""
+    yield from items
+
+
+async def each_async(items: Any) -> Any:
+    """The same, async."""
+    async for item in items:
+        yield item
+
+
+@child(source=["list", "thread", "task"])
+async def test_a_users_stage_that_raises_ends_the_run_whatever_comes_after_it(source: str) -> None:
+    def broken() -> Any:
+        return flow({"list": range(50), "thread": numbers(50), "task": async_numbers(50)}[source]).through(Broken())
+
+    for rest in (
+        lambda f: f,
+        lambda f: f.map(nap),
+        lambda f: f.map(str, on="thread"),
+        lambda f: f.map(str, on="inline"),
+        lambda f: f.through(each),
+        lambda f: f.through(each_async),
+        lambda f: f.batch().map(nap),
+        lambda f: merge(f, range(3)),
+        lambda f: f.to(Jsonl("/dev/null")),
+    ):
+        got: list[Any] = []
+        async with rest(broken()).open() as items:
+            assert isinstance(await gather_from(items, got), Boom)
+        assert len(asyncio.all_tasks()) == 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from typing import Any
@@ -17,8 +18,10 @@ from tests.faults.kit import (
     flow,
     gather_from,
     in_lane,
+    nap,
     numbers,
     pull_from,
+    same,
     took,
 )
 
@@ -184,6 +187,23 @@ def test_a_progress_function_that_fails_loses_no_items() -> None:
     assert got == list(range(50))
 
 
+@child(error=["KeyboardInterrupt", "SystemExit"])
+def test_a_progress_function_that_ends_the_program_does_not_hang_the_run(error: str) -> None:
+    kind = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}[error]
+
+    def ends(record: Any, when: str) -> None:
+        if record.state != "running" or when == "first":
+            raise kind
+
+    for when in ("first", "last"):
+        try:
+            flow(range(3)).map(nap).run(progress=functools.partial(ends, when=when))
+        except (KeyboardInterrupt, SystemExit) as raised:
+            assert type(raised) is kind
+        else:
+            raise AssertionError("nothing was raised")
+
+
 @child(lane=LANES)
 def test_a_usage_error_of_the_first_call_is_raised_not_hung(lane: str) -> None:
     def gives_a_generator(item: int) -> Any:
@@ -218,3 +238,34 @@ def test_an_error_while_a_thread_call_runs_waits_for_that_call_but_not_for_the_r
     assert isinstance(error, Boom)
     assert got == [0, 1]
     assert calls.now == 0
+
+
+class CannotBegin:
+    """An iterable that cannot be iterated."""
+
+    def __iter__(self) -> Any:
+        raise Boom
+
+
+def breaks(error: type[BaseException]) -> Any:
+    """A generator that fails in the middle."""
+    yield 2
+    raise error
+
+
+@child
+def test_an_item_that_cannot_be_flattened_is_that_items_failure() -> None:
+    def through(items: Any) -> Any:
+        yield from items
+
+    broken = flow([[1], CannotBegin(), [3]]).flatten()
+    assert broken.run(on_failure="keep").items == 2
+    assert broken.catch(Boom, replace=0).collect() == [1, 0, 3]
+    for rest in (broken, broken.map(same), broken.through(through)):
+        got: list[Any] = []
+        assert isinstance(pull_from(iter(rest), got), Boom)
+        assert got == [1]
+    for error, comes in ((KeyboardInterrupt, KeyboardInterrupt), (GeneratorExit, RuntimeError)):
+        got = []
+        assert isinstance(pull_from(iter(flow([[1], breaks(error), [3]]).flatten()), got), comes)
+        assert got == [1, 2]

@@ -14,6 +14,7 @@ import pytest
 from overlapped import AUTO, Flow
 from overlapped.testing import Gauge, virtual
 from tests.rules.kit import (
+    LONG_S,
     Calls,
     Limits,
     Pulled,
@@ -101,9 +102,12 @@ async def test_exactly_limit_calls_are_in_flight_while_there_are_items(ordered, 
 
 def test_never_more_than_limit_calls_are_in_flight(lane, ordered, limit):
     gauge = Gauge()
+    all_at_once = threading.Barrier(limit)  # without it, a loaded machine may never have so many threads awake
 
     def enter(n):
         with gauge:
+            if lane == "thread":
+                all_at_once.wait(LONG_S)
             time.sleep(0.002)
             return n
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 from typing import Any
 
 import pytest
@@ -265,3 +268,31 @@ def test_a_bad_on_failure_is_refused():
         with pytest.raises(UsageError, match="on_failure"):
             call(on_failure="ignore")
     assert flow([1]).map(same).collect(on_failure="keep") == [1]
+
+
+# -- copies and odd errors -----------------------------------------------------------------------------------
+
+
+def refuses_two(n):
+    if n == 2:
+        raise ValueError(n)
+    return n
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])  # noqa: S301 - its own
+def test_a_copied_or_pickled_flow_drops_what_the_first_one_drops(twin):
+    assert twin(flow([1, 2, 3]).map(refuses_two).catch(ValueError)).collect() == [1, 3]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    n: int
+
+
+@virtual
+async def test_an_error_of_a_handler_that_takes_no_cause_is_the_items_failure_all_the_same():
+    def do(error):
+        raise FrozenError(1)
+
+    values, error = await aoutcome(flow([1, 2, 3]).map(refuses_two, on="inline").catch(ValueError, do=do))
+    assert (values, error) == ([1], FrozenError(1))

@@ -18,6 +18,7 @@ from tests.rules.kit import (
     Calls,
     Pulled,
     arriving,
+    cap,
     concat,
     fail_at,
     flow,
@@ -49,6 +50,30 @@ async def test_drain_stops_pulling_finishes_what_was_pulled_and_ends_normally(or
     assert calls.cancelled == []
     assert items.report.record.state == "stopped"
     assert pulled.closed == 1
+
+
+@virtual
+async def test_drain_starts_nothing_of_a_list_beyond_the_look_ahead(ordered, limit):
+    calls = Calls(service_s=1.0)
+    values = []
+    async with flow(list(range(5_000))).map(calls, concurrency=limit, ordered=ordered).open() as items:
+        async for n in items:
+            values.append(n)
+            if len(values) == 3:
+                items.drain()
+    assert len(values) <= 3 + cap(limit)
+    assert sorted(values) == sorted(calls.starts) == list(range(len(values)))
+
+
+def test_drain_gives_threads_nothing_of_a_list_beyond_the_look_ahead():
+    values = []
+    with flow(list(range(5_000))).map(same, on="thread", concurrency=2).open() as items:
+        for n in items:
+            values.append(n)
+            if len(values) == 3:
+                items.drain()
+    assert values == list(range(len(values)))
+    assert len(values) < 1_000  # threads go on until the loop hears of it, but no further than the look-ahead
 
 
 @virtual

@@ -213,6 +213,12 @@ class Crew(Handover):
         self.open_gate()
         self.shape.wake()
 
+    def drain(self) -> None:
+        """Start nothing of what was pulled ahead only because that costs nothing."""
+        if self.up.is_free:
+            deque(self.input, maxlen=0)  # in place: workers hold this iterator
+        super().drain()
+
     def halt(self) -> None:
         """Cancel everything: nobody wants a result any more."""
         self._stop_at(-1)

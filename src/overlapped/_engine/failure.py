@@ -78,6 +78,15 @@ def add_note(error: BaseException, *notes: str) -> None:
         return
 
 
+def set_cause(error: BaseException, cause: BaseException) -> None:
+    """Chain `cause` to an exception that has no cause yet, unless its class refuses."""
+    try:
+        if error.__cause__ is None:
+            error.__cause__ = cause
+    except Exception:  # noqa: BLE001 - as for notes
+        return
+
+
 def as_value(error: BaseException, stage: str) -> BaseException:
     """`error` itself, or a RuntimeError in its place if letting it travel would end some loop silently.
 

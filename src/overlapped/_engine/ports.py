@@ -143,6 +143,9 @@ class Ported:
                 self.is_woken = False
                 self._let_parts_go()
                 self._pump()
+        except BaseException as error:  # noqa: BLE001 - an earlier stage's own; whoever woke us is not to blame
+            self.crew.scope.abort(error)
+            return
         finally:
             self.is_pumping = False
         self.crew.check_end()

@@ -143,7 +143,7 @@ class FlattenFeed(Through):
             before = len(result)
             try:
                 result.extend(islice(self.inner, want - before))
-            except Exception as error:  # noqa: BLE001 - the iterable's own; it becomes its item's failure
+            except BaseException as error:  # noqa: BLE001 - the iterable's own; it becomes its item's failure
                 self._fail(result, error)
             if len(result) == before:
                 split(self.mark, into=0)  # there was no more in it
@@ -161,17 +161,21 @@ class FlattenFeed(Through):
             result.append(item)
         elif isinstance(item, Iterable) and not isinstance(item, (str, bytes)):
             self.item = item
-            self.inner = iter(item)
+            try:
+                self.inner = iter(item)
+            except BaseException as error:  # noqa: BLE001 - as in `_fill`
+                self._fail(result, error)
         else:
             self.item = item
             hint = "; use .flat_map for async iterables" if hasattr(item, "__aiter__") else ""
             self._fail(result, TypeError(f"flatten(): an item must be an iterable, got {type(item).__name__}{hint}"))
 
-    def _fail(self, result: list[object], error: Exception) -> None:
-        failure = Failure(as_value(error, "flatten"), "flatten", self.item)
+    def _fail(self, result: list[object], error: BaseException) -> None:
+        own = as_value(error, "flatten")
+        failure = Failure(own, "flatten", self.item, dead=not isinstance(own, Exception))  # Ctrl-C ends the run
         self.inner = iter(())
         result.append(failure)
-        if self.is_fatal:
+        if self.is_fatal or failure.dead:
             self.outer = iter(())
             self.halt()
 

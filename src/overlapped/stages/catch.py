@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import kind_of
-from overlapped._engine.failure import Failure, as_value
+from overlapped._engine.failure import Failure, as_value, set_cause
 from overlapped._engine.feed import Feed, Through
 from overlapped._engine.lineage import beside, split
 from overlapped.errors import UsageError
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from overlapped._engine.scope import Scope
     from overlapped.stages.base import Seat
 
-NOTHING: Final = object()
+
+class _Nothing:
+    """Stays itself when a flow is copied or pickled: it is told by identity."""
+
+    def __reduce__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Final = _Nothing()
 """`replace` was left out: the item is dropped."""
 
 
@@ -86,8 +94,8 @@ class CatchFeed(Through):
                 replace: Any = stage.replace
                 result.append(replace(failure.error) if callable(replace) else replace)
         except Exception as error:  # noqa: BLE001 - the user's handler; its error becomes the failure
-            if error.__cause__ is None and error is not failure.error:
-                error.__cause__ = failure.error
+            if error is not failure.error:
+                set_cause(error, failure.error)
             result.append(
                 Failure(
                     as_value(error, "catch"), "catch", failure.item, attempts=failure.attempts, weight=failure.weight

@@ -60,7 +60,7 @@ class LandFeed(Through):
         await asyncio.shield(self.opened)
 
     def _heard(self) -> None:
-        self._pump()
+        self.scope.guard(self._pump)
 
     def start(self) -> None:
         """Start upstream, then write."""

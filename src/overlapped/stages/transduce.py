@@ -83,7 +83,10 @@ class _Inbox:
         self.is_asked = False
         self.is_closed = False
         self.pass_by: Callable[[Failure], None] = lambda failure: None
-        up.listen(self._fill)
+        up.listen(self._heard)
+
+    def _heard(self) -> None:
+        self.scope.guard(self._fill)
 
     def _fill(self) -> None:
         if not self.is_asked:
@@ -103,7 +106,7 @@ class _Inbox:
 
     def _ask(self) -> None:
         self.is_asked = True
-        self._fill()
+        self._heard()
 
     def __iter__(self) -> Iterator[object]:
         """In the thread: the items, in order."""
