@@ -272,8 +272,9 @@ class Crew(Handover):
 
     def give_up(self, job: Job, error: BaseException) -> None:
         """Settle a job whose call goes on: what is left of its batch fails with it, its key's place stays taken."""
+        batch: Any = job.item
         while job.parts:
-            job.item = [*job.item, *job.parts.pop()]  # type: ignore[misc]  # only a list is split
+            job.item = batch = [*batch, *job.parts.pop()]
         failure = self.fail(job, error)
         self.settle(job.index, failure if job.results is None else Spread([*job.results, failure], DROPPED))
 

@@ -302,7 +302,7 @@ class Direct:
 
     # -- one item, with everything that may happen to it ------------------------------------------------
 
-    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:  # noqa: C901 - one story
+    async def _perform(self, slot: _Slot, job: Job, error: BaseException | None) -> None:  # noqa: C901, PLR0912 - one story
         """Bring an item to its end: key, pause, rate, attempts, retries. `error`: its first attempt's, if made."""
         crew = self.crew
         slot.index = job.index

@@ -7,6 +7,7 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from overlapped._engine.failure import add_note
 from overlapped._engine.scope import CLOCK_STEP_S, GRACE_S
 from overlapped.errors import StuckCalls
 
@@ -46,8 +47,8 @@ class Lost(Generic[T]):
 
     def add(self, call: T, error: BaseException) -> None:
         """Its item has failed with `error`; it runs on."""
-        error.add_note(
-            f"overlapped: a call in lane {self._lane!r} cannot be cancelled; it still runs, its slot is held"
+        add_note(
+            error, f"overlapped: a call in lane {self._lane!r} cannot be cancelled; it still runs, its slot is held"
         )
         self._calls.add(call)
         self._count()
