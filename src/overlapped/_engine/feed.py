@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from overlapped._engine.tuning import Sizing
+
 EVERYTHING: Final = sys.maxsize
 """A `want` or `demand` without bound."""
 
@@ -40,6 +42,7 @@ class Feed:
     is_empty: bool = False  # known before the start: nothing will ever come, so nothing need be opened
     gathers: bool = False  # the longer nobody takes, the more a chunk holds: ask only when something can start
     is_free: bool = False  # pulling ahead costs nothing and nobody can see it: a list, a range
+    sizing: Sizing | None = None  # its items are batches, whose size a stage that makes calls tunes
     notify: Callable[[], None] = staticmethod(_nobody)
 
     def listen(self, listener: Callable[[], None]) -> None:
