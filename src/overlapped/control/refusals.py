@@ -24,13 +24,14 @@ _REFUSED_STEP = 0.03  # of the calls after a step up, above twice their usual sh
 class Refusals:
     """Tells overload from isolated failures by two running shares of dropped calls."""
 
-    __slots__ = ("_cut_at_s", "_long", "_lowest", "_oks", "_short", "is_outage", "is_watching")
+    __slots__ = ("_cut_at_s", "_long", "_lowest", "_oks", "_short", "evidence", "is_outage", "is_watching")
 
     def __init__(self) -> None:
         self._short = self._long = 0.0
         self._cut_at_s = -math.inf
         self._lowest = math.inf
         self._oks = 1
+        self.evidence = ""
         self.is_watching = False  # after a drop, until it is forgotten
         self.is_outage = False  # no call at all succeeded between the last two cuts
 
@@ -59,6 +60,7 @@ class Refusals:
 
     def _cut(self, quiet_until_s: float, limit: int) -> float:
         self.is_outage = not self._oks
+        self.evidence = f"{self._short:.0%} of the recent calls were refused"
         target = limit * _CUT
         if self._lowest <= limit and not self.is_outage:
             # The smallest crowd that was turned away is a ceiling, but one odd answer must not take all.
