@@ -459,7 +459,8 @@ class Direct:
     # -- what the controller sees -----------------------------------------------------------------------
 
     def _learn(self, slot: _Slot, started: float, now: float, item: object, error: BaseException | None = None) -> None:
-        self.crew.learn(started, now, slot.in_flight, item, error, binding=not self.idle)
+        # Who sleeps found nothing to do; a worker that is on its way to the gate may find something.
+        self.crew.learn(started, now, slot.in_flight, item, error, binding=not self.sleepers)
 
 
 def _wake_one(waiters: deque[asyncio.Future[None]]) -> bool:

@@ -66,6 +66,7 @@ class Tuner:
         self._phase: Phase = "ramp"
         self._ramp = Ramp(level, self._max)
         self._r0_s = 0.0
+        self._knows_r0 = True  # False: it may be the service time of a queue
         self._base = float(level)
         self._headroom = _HEADROOM
         self._noise = Noise()
@@ -129,6 +130,7 @@ class Tuner:
             return
         self.evidence = ramp.evidence
         self._r0_s = ramp.r0_s
+        self._knows_r0 = ramp.has_scaled
         self._base = max(1.0, min(ramp.level / (1.0 if ramp.level >= self._max else _HEADROOM), self._ceiling))
         self._hold(sample.now_s, ramp.reason, ramp.level)
 
@@ -176,7 +178,7 @@ class Tuner:
         elif sample.now_s >= self._until_s and held is not None:
             self._held = window
             self._cycle += 1
-            is_queued = window.mean_s > _QUEUED * self._r0_s or self._cycle % _DOWN_CYCLE == 0
+            is_queued = self._is_queued(window.mean_s) or self._cycle % _DOWN_CYCLE == 0
             self._start_probe(sample.now_s, window, is_up=not is_queued)
 
     # -- probe -------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ class Tuner:
         self._aim(base, "probe:base")
 
     def _is_queued(self, mean_s: float) -> bool:
-        return bool(self._r0_s) and mean_s > _QUEUED * self._r0_s
+        return not self._knows_r0 or (bool(self._r0_s) and mean_s > _QUEUED * self._r0_s)
 
     def _probing(self, sample: Sample, experiment: Experiment) -> None:
         before = experiment.limit
@@ -238,6 +240,7 @@ class Tuner:
                 return
             self._end_probe(now_s)
         else:
+            self._knows_r0 = True
             self._down_step = math.sqrt(self._down_step)
             if self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
                 self._probe(now_s, verdict.base.mean_s, is_up=False)

@@ -1,8 +1,8 @@
 """A service that counts calls per second (429 with Retry-After) gets calls per second, not fewer at once.
 
-Its true rate is what got through between two bursts of refusals: the calls that succeeded over the time, pauses
-included. Starts are spread to 0.98 of that; the first time, when the burst that the service allowed is in the count,
-to 0.7. After some seconds without a refusal the pace rises by 1 % a second: a service that allows more is found,
+Its true rate is what got through before it refused: the calls that succeeded in the last second or two since the
+refusal before, pauses included. Starts are spread to 0.98 of that; the first time, when the burst that the service allowed is in the count,
+to 0.7, and that guess rises fast. After some seconds without a refusal the pace rises by 1 % a second: a service that allows more is found,
 and one that doesn't says so again, which is also the next measurement. Each time that confirms the last rate
 makes the next look later.
 
@@ -25,9 +25,11 @@ _QUOTA_S = 2.0
 _QUIET_S = 5.0
 _QUIET_MOST_S = 40.0
 _RISE_PER_S = 0.01
+_GUESS_QUIET_S, _GUESS_RISE_PER_S = 0.5, 0.25  # the first rate is of few calls: it is soon told better
 _AGREES = 0.05
 _LEAST_OKS = 10
-_ENOUGH = 50  # calls: a count of so many is worth more than the first guess
+_COUNTED = 50  # calls and
+_COUNTED_S = 1.0  # seconds at least in one of the two counts that the rate is taken from
 _SMALLEST_STEP = 0.004
 
 
@@ -39,13 +41,15 @@ class Pace:
         evidence: what it rests on.
     """
 
-    __slots__ = ("_began_s", "_burst_until_s", "_oks", "_quiet_s", "_raised_s", "_rate_per_s", "evidence", "per_s")
+    __slots__ = ("_began_s", "_burst_until_s", "_is_guess", "_oks", "_quiet_s", "_raised_s", "_rate_per_s", "_older", "evidence", "per_s")
 
     def __init__(self) -> None:
         self.per_s = math.inf
         self.evidence = ""
         self._began_s = math.nan  # of this count
         self._oks = 0
+        self._older = (math.nan, 0)  # the count before this one: since when, how many
+        self._is_guess = False
         self._burst_until_s = -math.inf  # refusals until then are one burst
         self._raised_s = math.inf
         self._quiet_s = _QUIET_S
@@ -58,7 +62,7 @@ class Pace:
         if sample.retry_after_s is not None:
             self._refused(sample, sample.retry_after_s)
         elif sample.outcome == "ok":
-            self._oks += sample.started_s >= self._began_s
+            self._count(sample)
             if self.per_s < math.inf and sample.now_s > self._raised_s:
                 self._rise(sample.now_s)
 
@@ -66,32 +70,40 @@ class Pace:
         now_s = sample.now_s
         is_same_burst = sample.started_s <= self._burst_until_s
         if is_same_burst or asked_s >= _QUOTA_S:
-            self._raised_s = max(self._raised_s, now_s + self._quiet_s) if self.per_s < math.inf else math.inf
             return
         self._burst_until_s = now_s + asked_s
-        lasted_s = now_s - self._began_s
-        if self._oks < _LEAST_OKS or lasted_s <= 0:
+        since_s, oks = self._began_s, self._oks
+        if self._older[0] == self._older[0]:
+            since_s, oks = self._older[0], oks + self._older[1]
+        lasted_s = now_s - since_s
+        if oks < _LEAST_OKS or lasted_s <= 0:  # too few to tell: the count goes on
             if self.per_s < math.inf:
-                self._set(self.per_s * 0.9, now_s)
+                self._set(self.per_s * 0.95, now_s)
             return
-        rate_per_s = self._oks / lasted_s
-        self.evidence = f"{self._oks:,} calls got through in {lasted_s:.3g} s between two refusals"
+        self._began_s, self._oks, self._older = now_s, 0, (math.nan, 0)
+        rate_per_s = oks / lasted_s
+        self.evidence = f"{oks:,} calls got through in the {lasted_s:.3g} s before a refusal"
         is_first = self.per_s == math.inf
         agrees = abs(rate_per_s / self._rate_per_s - 1) < _AGREES if self._rate_per_s else False
         self._quiet_s = min(_QUIET_MOST_S, 1.5 * self._quiet_s) if agrees else _QUIET_S
+        self._is_guess = is_first
         self._rate_per_s = rate_per_s
-        few = self._oks < _ENOUGH and not is_first
-        self._set(rate_per_s * (_FIRST if is_first else 0.9 if few else _BELOW), now_s)
-        self._began_s, self._oks = now_s, 0
+        self._set(rate_per_s * (_FIRST if is_first else _BELOW), now_s)
+
+    def _count(self, sample: Sample) -> None:
+        self._oks += sample.started_s >= self._began_s
+        if self._oks >= _COUNTED and sample.now_s - self._began_s >= _COUNTED_S:
+            self._older = (self._began_s, self._oks)
+            self._began_s, self._oks = sample.now_s, 0
 
     def _set(self, per_s: float, now_s: float) -> None:
         self.per_s = per_s
-        self._raised_s = now_s + self._quiet_s
+        self._raised_s = now_s + (_GUESS_QUIET_S if self._is_guess else self._quiet_s)
 
     def _rise(self, now_s: float) -> None:
         """In steps that are worth telling the engine; faster while the last word was a guess."""
         since_s = now_s - self._raised_s
-        speed = _RISE_PER_S * (5 if self.per_s < 0.9 * self._rate_per_s else 1)
+        speed = _GUESS_RISE_PER_S if self._is_guess else _RISE_PER_S
         if since_s * speed >= _SMALLEST_STEP:
             self.per_s *= 1 + min(0.05, since_s * speed)
             self._raised_s = now_s

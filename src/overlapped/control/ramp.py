@@ -189,6 +189,7 @@ class Ramp:
         evidence: the numbers behind it.
         is_over: True once growing does not pay any more; `level` is then what to hold.
         r0_s: mean service time at low load so far.
+        has_scaled: throughput once followed the limit; if not, even the start may have been a queue.
     """
 
     def __init__(self, level: float, most: int) -> None:
@@ -197,6 +198,7 @@ class Ramp:
         self.evidence = ""
         self.is_over = level >= most
         self.r0_s = 0.0
+        self.has_scaled = False
         self._most = most
         self._may_grow = True
         self._cohort: _Cohort | None = None
@@ -264,7 +266,9 @@ class Ramp:
         self.evidence = f"e {e:.2f} +- {se:.2f} from {earlier.n:.0f} to {result.n:.0f} in flight"
         self._last = result
         self._is_weak = e < _GAIN
-        if e >= _SCALES:  # scales: no queue yet, so this too is service time at low load
+        if e >= _SCALES:
+            self.has_scaled = True
+            # No queue yet, so this too is service time at low load.
             self._pool_r0(result)
         if not result.is_long or earlier.lasted_s < 0.3 * result.lasted_s:
             return

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 PATIENT = Retry(attempts=1_000, base_s=0.05, cap_s=1.0, jitter=False)
 """Refused calls are made again until they get through: an item is never lost, only late."""
 
+SPLITTING = Retry(attempts=2, base_s=0.05, jitter=False, split=True)
+"""A batch that fails twice is halved."""
+
 
 class FakeServer:
     """A server whose calls are timed when they arrive, so that one costs a single timer.
@@ -100,6 +103,10 @@ class FakeServer:
             if took_s > self.time_out_s:
                 await self._fail(self.time_out_s, TimeoutError())
             await asyncio.sleep(took_s)
+            if self.cpu_s:  # answers are handled one after the other, in the order in which they come
+                ready_s = asyncio.get_running_loop().time()
+                self._cpu_free_s = max(ready_s, self._cpu_free_s) + self.cpu_s
+                await asyncio.sleep(self._cpu_free_s - ready_s)
             if self.fails and self.random.random() < self.fails:
                 await self._fail(0.0, ConnectionError("lost"))
         finally:
@@ -130,8 +137,6 @@ class FakeServer:
         end_s = self._worked_s(work_s) if work_s else self.now_s
         if self.wait_s is not None:
             end_s += self.wait_s(self, item)
-        if self.cpu_s:
-            end_s = self._cpu_free_s = max(end_s, self._cpu_free_s) + self.cpu_s
         return end_s
 
     def _worked_s(self, work_s: float) -> float:
@@ -228,12 +233,17 @@ def play(
         if scenario.is_batched:
             chain = chain.batch(size)
         limit = scenario.concurrency if scenario.is_batched else concurrency
-        chain = chain.map(server, concurrency=limit, ordered=False, retry=PATIENT)
+        retry = SPLITTING if scenario.is_batched else PATIENT
+        chain = chain.map(server, concurrency=limit, ordered=False, retry=retry)
         loop = asyncio.get_running_loop()
         async with chain.open() as items:
-            async for _ in items:
-                if not scenario.items and loop.time() >= scenario.lasts_s:
-                    break
+            try:
+                async with asyncio.timeout(None if scenario.items else scenario.lasts_s) as ending:
+                    async for _ in items:
+                        pass
+            except TimeoutError:
+                if not ending.expired():
+                    raise
             record = items.stats()
         lasted_s = server.ended_s[-1] if scenario.items else loop.time()
         done = server.items
@@ -277,8 +287,9 @@ def static_best(scenario: Scenario, *, seeds: Iterable[int] = (0,)) -> Best:
         played = [play(scenario, seed=seed, **given) for seed in seeds]
         per_s = statistics.mean(p.per_s for p in played)
         found.append(Best(setting, per_s, statistics.mean(p.p50_s for p in played)))
-        if per_s < 0.5 * max(best.per_s for best in found):  # past any knee
-            break
+        most = max(best.per_s for best in found)
+        if per_s < 0.5 * most or (len(found) > 6 and all(best.per_s < 1.01 * found[-6].per_s for best in found[-5:])):
+            break  # past any knee
     most = max(best.per_s for best in found)
     chosen = next(best for best in found if best.per_s >= 0.985 * most)
     return Best(chosen.setting, most, chosen.p50_s)
