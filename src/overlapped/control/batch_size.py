@@ -104,6 +104,8 @@ class BatchSize:
         self._octaves: dict[int, _Octave] = {}
         self._is_growing = self.limit < self._max
         self._full_share = 1.0
+        self._stepped_s = -math.inf
+        self._now_s = 0.0
         self._calls_here = 0  # full ones since the last step
         self._in_flight = 1
         self._fastest_s = math.inf
@@ -124,6 +126,7 @@ class BatchSize:
 
     def finished(self, sample: Sample) -> int:
         """Learn from one finished call and return the size that holds from now on."""
+        self._now_s = sample.now_s
         if sample.is_too_large or sample.outcome == "drop":
             self._refuse(sample)
         elif sample.outcome == "ok":
@@ -135,7 +138,8 @@ class BatchSize:
         if service_s <= 0:
             return
         is_full = size >= _FULL * self.limit
-        self._full_share += (is_full - self._full_share) / 8
+        if sample.started_s >= self._stepped_s:  # one begun before the step could not know the size
+            self._full_share += (is_full - self._full_share) / 8
         self._good = max(self._good, size)
         self._in_flight = sample.in_flight
         self._fastest_s = min(self._fastest_s, service_s)
@@ -212,6 +216,7 @@ class BatchSize:
         self.limit = max(1, min(self._max, int(size)))
         self.reason = reason
         self._calls_here = 0
+        self._stepped_s = self._now_s
 
     def _settle(self, now_s: float, size: float, reason: str) -> None:
         self._is_growing, self._trial = False, None

@@ -205,7 +205,7 @@ class Tuner:
                 self._probe(now_s, mean_s, is_up=False)
                 return
             self._quiet += 1
-            self._hold(now_s, "hold:max" if is_up and self._ceiling >= self._max else "hold:ceiling" if is_up else "hold")
+            self._hold(now_s, _bound_reason(self._base, self._ceiling, self._max))
             return
         self._phase = "probe"
         self._is_up = is_up
@@ -279,7 +279,7 @@ class Tuner:
             self._reopening = Reopening(now_s, max(self.limit, self._target), is_outage=is_outage)
         else:
             self._reopening = self._reopening.cut_again(now_s, is_outage=is_outage)
-        self._base = self._ceiling = min(target, float(self.limit))
+        self._base = self._ceiling = max(1.0, math.floor(min(target, self.limit)))
         self.evidence = self._refusals.evidence
         self._held = None
         self._hold(now_s, "cut:refused")
@@ -300,6 +300,13 @@ class Tuner:
             if self._was_ramping:
                 self._phase = "ramp"
                 self._ramp = Ramp(self.limit, self._max)
+
+
+def _bound_reason(base: float, ceiling: float, most: int) -> str:
+    """Why there is no other limit to try."""
+    if base >= 0.9 * most:
+        return "hold:max"
+    return "hold:ceiling" if base >= 0.9 * ceiling else "hold:no-gain"
 
 
 def _has_moved(one: Measured, two: Measured, noise: float) -> bool:

@@ -41,7 +41,18 @@ class Pace:
         evidence: what it rests on.
     """
 
-    __slots__ = ("_began_s", "_burst_until_s", "_is_guess", "_oks", "_quiet_s", "_raised_s", "_rate_per_s", "_older", "evidence", "per_s")
+    __slots__ = (
+        "_began_s",
+        "_burst_until_s",
+        "_is_guess",
+        "_oks",
+        "_older",
+        "_quiet_s",
+        "_raised_s",
+        "_rate_per_s",
+        "evidence",
+        "per_s",
+    )
 
     def __init__(self) -> None:
         self.per_s = math.inf

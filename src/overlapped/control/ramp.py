@@ -194,9 +194,9 @@ class Ramp:
 
     def __init__(self, level: float, most: int) -> None:
         self.level = float(level)
-        self.reason: Reason = "start"
-        self.evidence = ""
         self.is_over = level >= most
+        self.reason: Reason = "hold:max" if self.is_over else "start"
+        self.evidence = ""
         self.r0_s = 0.0
         self.has_scaled = False
         self._most = most

@@ -25,7 +25,7 @@ _REFUSED_STEP = 0.03  # of the calls after a step up, above twice their usual sh
 class Refusals:
     """Tells overload from isolated failures by two running shares of dropped calls."""
 
-    __slots__ = ("_cut_at_s", "_long", "_lowest", "_oks", "_medium", "_short", "evidence", "is_outage", "is_watching")
+    __slots__ = ("_cut_at_s", "_long", "_lowest", "_medium", "_oks", "_short", "evidence", "is_outage", "is_watching")
 
     def __init__(self) -> None:
         self._short = self._medium = self._long = 0.0

@@ -188,7 +188,11 @@ def _found(stage: StageRecord, what: str, now: int, tried: tuple[int, int], reas
     way = _way([decision.old for decision in decisions[:1]] + [decision.new for decision in decisions], now, tried)
     evidence = decisions[-1].evidence if decisions else ""
     why = escape(": ".join(text for text in (reason, evidence) if text))
-    return f"{name_of(stage)}: {'batches of' if what == 'size' else what} {now}" + (f"; tried {way}" if way else "") + (f" ({why})" if why else "")
+    return (
+        f"{name_of(stage)}: {'batches of' if what == 'size' else what} {now}"
+        + (f"; tried {way}" if way else "")
+        + (f" ({why})" if why else "")
+    )
 
 
 def _way(values: list[float], now: int, tried: tuple[int, int]) -> str:

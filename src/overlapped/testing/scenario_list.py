@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from overlapped.control.auto import AUTO
 from overlapped.testing.scenarios import FakeServer, Scenario
@@ -43,7 +43,12 @@ def crowded(base_s: float, alpha: float, beta: float) -> Seconds:
 
 def cliff(base_s: float, above: int, times: float) -> Seconds:
     """All is well up to a number of calls in flight, then it is not."""
-    return lambda server, item: base_s * (times if server.in_flight > above else 1.0) * server.random.uniform(0.8, 1.2)
+
+    def work_s(server: FakeServer, item: int) -> float:
+        crowd = times * server.in_flight / above if server.in_flight > above else 1.0
+        return base_s * crowd * server.random.uniform(0.8, 1.2)
+
+    return work_s
 
 
 def drifting(first_s: float, last_s: float, over_s: float) -> Seconds:
@@ -118,6 +123,7 @@ def _on(name: str, work_s: Seconds, **options: object) -> Scenario:
 
 
 NOTHING: Final = fixed(0.0)
+BATCHES: Final[dict[str, Any]] = {"is_batched": True, "kind": "batch"}
 
 TUNED: Final = (
     _on("fixed_100ms_cpu2000", NOTHING, wait_s=fixed(0.1), cpu_s=0.0005, lasts_s=30.0),
@@ -145,8 +151,24 @@ HELD_OUT: Final = (
     _on("mmc8_1s", exponential(1.0), workers=8, lasts_s=300.0, is_held_out=True),
     _on("mmc200_30ms", exponential(0.03), workers=200, lasts_s=8.0, is_held_out=True),
     _on("lognormal_w100", lognormal(0.08, 1.0), workers=100, lasts_s=40.0, kind="spread", is_held_out=True),
-    _on("bimodal_90_10", two_kinds(0.01, 2.0, 0.1), workers=96, lasts_s=120.0, kind="spread", is_hard=True, is_held_out=True),
-    _on("pareto_cpu800", NOTHING, wait_s=pareto(0.03, 1.6, 5.0), cpu_s=1 / 800, lasts_s=40.0, kind="spread", is_held_out=True),
+    _on(
+        "bimodal_90_10",
+        two_kinds(0.01, 2.0, 0.1),
+        workers=96,
+        lasts_s=120.0,
+        kind="spread",
+        is_hard=True,
+        is_held_out=True,
+    ),
+    _on(
+        "pareto_cpu800",
+        NOTHING,
+        wait_s=pareto(0.03, 1.6, 5.0),
+        cpu_s=1 / 800,
+        lasts_s=40.0,
+        kind="spread",
+        is_held_out=True,
+    ),
     _on("cliff_60", cliff(0.06, 60, 8.0), kind="refusal", is_held_out=True),
     _on("cliff_12", cliff(0.1, 12, 4.0), kind="refusal", is_held_out=True),
     _on("random_failures_2pc", exponential(0.05), workers=24, fails=0.02, is_held_out=True),
@@ -164,22 +186,22 @@ HELD_OUT: Final = (
 )
 
 BATCHED: Final = (
-    _on("db_5ms_50us", batch(0.005, 50e-6), is_batched=True, kind="batch", lasts_s=30.0),
-    _on("http_100ms_1ms", batch(0.1, 0.001), is_batched=True, kind="batch", lasts_s=60.0),
-    _on("no_gain", batch(1e-4, 0.001), is_batched=True, kind="batch", lasts_s=20.0),
-    _on("big_overhead", batch(1.0, 1e-4), is_batched=True, kind="batch", lasts_s=120.0),
-    _on("max_500", batch(0.02, 1e-4), most_items=500, is_batched=True, kind="batch", lasts_s=30.0),
-    _on("super_200", batch(0.02, 2e-6, power=2.0), is_batched=True, kind="batch", lasts_s=60.0),
-    _on("times_out_2s", batch(0.05, 0.005), time_out_s=2.0, is_batched=True, kind="batch", lasts_s=120.0),
-    _on("noisy_heavy", spiky(0.01, 1e-4), is_batched=True, kind="batch", lasts_s=60.0, is_hard=True),
-    _on("slower_x4", slower(0.01, 5e-5, 4.0, 20.0), is_batched=True, kind="batch", lasts_s=60.0),
-    _on("arrivals_2000ps", batch(0.02, 1e-4), arrivals=poisson(2_000), is_batched=True, kind="batch", lasts_s=20.0),
-    _on("short_3000", batch(0.02, 1e-4), items=3_000, is_batched=True, kind="batch", is_hard=True),
-    _on("max_25", batch(0.02, 1e-3), most_items=25, is_batched=True, kind="batch", is_held_out=True),
-    _on("db_20ms_200us", batch(0.02, 2e-4, 0.3), is_batched=True, kind="batch", is_held_out=True),
-    _on("db_parallel", batch(0.004, 1e-4), workers=4, concurrency=AUTO, is_batched=True, kind="batch", lasts_s=20.0, is_held_out=True),
-    _on("http_parallel", batch(0.08, 5e-4), workers=16, concurrency=AUTO, is_batched=True, kind="batch", lasts_s=20.0, is_held_out=True),
-)  # fmt: skip
+    _on("db_5ms_50us", batch(0.005, 50e-6), **BATCHES, lasts_s=30.0),
+    _on("http_100ms_1ms", batch(0.1, 0.001), **BATCHES, lasts_s=60.0),
+    _on("no_gain", batch(1e-4, 0.001), **BATCHES, lasts_s=20.0),
+    _on("big_overhead", batch(1.0, 1e-4), **BATCHES, lasts_s=120.0),
+    _on("max_500", batch(0.02, 1e-4), most_items=500, **BATCHES, lasts_s=30.0),
+    _on("super_200", batch(0.02, 2e-6, power=2.0), **BATCHES, lasts_s=60.0),
+    _on("times_out_2s", batch(0.05, 0.005), time_out_s=2.0, **BATCHES, lasts_s=120.0),
+    _on("noisy_heavy", spiky(0.01, 1e-4), **BATCHES, lasts_s=60.0, is_hard=True),
+    _on("slower_x4", slower(0.01, 5e-5, 4.0, 20.0), **BATCHES, lasts_s=60.0),
+    _on("arrivals_2000ps", batch(0.02, 1e-4), arrivals=poisson(2_000), **BATCHES, lasts_s=20.0),
+    _on("short_3000", batch(0.02, 1e-4), items=3_000, **BATCHES, is_hard=True),
+    _on("max_25", batch(0.02, 1e-3), most_items=25, **BATCHES, is_held_out=True),
+    _on("db_20ms_200us", batch(0.02, 2e-4, 0.3), **BATCHES, is_held_out=True),
+    _on("db_parallel", batch(0.004, 1e-4), workers=4, concurrency=AUTO, **BATCHES, lasts_s=20.0, is_held_out=True),
+    _on("http_parallel", batch(0.08, 5e-4), workers=16, concurrency=AUTO, **BATCHES, lasts_s=20.0, is_held_out=True),
+)
 
 EVERY: Final = (*TUNED, *HELD_OUT, *BATCHED)
 

@@ -207,9 +207,7 @@ class Played:
     ended_s: array[float]
 
 
-def play(
-    scenario: Scenario, *, concurrency: int | ControllerSpec = AUTO, size: Any = AUTO, seed: int = 0
-) -> Played:
+def play(scenario: Scenario, *, concurrency: int | ControllerSpec = AUTO, size: Any = AUTO, seed: int = 0) -> Played:
     """Run a scenario on the virtual clock.
 
     Args:
