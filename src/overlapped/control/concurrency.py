@@ -41,8 +41,10 @@ _DOWN, _DOWN_MOST = 1.35, 3.0
 _SMALLEST = 1.2  # step of an experiment
 _QUEUED = 1.25  # times r0: service times that tell of a queue
 _NO_QUEUE = 0.7  # elasticity from which there is none
+_COSTS = 0.1  # elasticity below minus this: more costs throughput
 _MOVED = 0.2  # of the service time: news about the service
 _HOLD_S, _HOLD_MEANS, _HOLD_TIMES = 1.0, 20.0, 3
+_NO_UP_FIRST_S, _NO_UP_MOST_S = 20.0, 320.0  # nor up, after a step up that cost throughput; doubles each time
 _DOWN_CYCLE = 6  # every so many holds it looks down without a sign of a queue
 
 Phase = Literal["ramp", "hold", "probe"]
@@ -82,7 +84,9 @@ class Tuner:
         self._is_up = True
         self._step = _UP
         self._down_step = _DOWN
-        self._has_looked_down = False
+        self._has_looked_down = self._has_looked_up = False
+        self._no_up_until_s = -math.inf
+        self._no_up_s = _NO_UP_FIRST_S
         # refusals
         self._refusals = Refusals()
         self._reopening: Reopening | None = None
@@ -174,6 +178,7 @@ class Tuner:
         has_moved = held is not None and _has_moved(held, window, self._noise.value)
         if has_moved:
             self._quiet = 0
+            self._no_up_until_s = -math.inf
             self._start_probe(sample.now_s, window, is_up=True)
         elif sample.now_s >= self._until_s and held is not None:
             self._held = window
@@ -185,7 +190,7 @@ class Tuner:
 
     def _start_probe(self, now_s: float, window: Measured, *, is_up: bool) -> None:
         self._held = window
-        self._has_looked_down = not is_up
+        self._has_looked_down, self._has_looked_up = not is_up, is_up
         self._step = _UP_SPREAD if window.cv2 > _SPREAD_CV2 else _UP
         queue = window.mean_s / self._r0_s / 1.3 if self._r0_s else 1.0
         self._down_step = max(_DOWN, min(_DOWN_MOST, queue))
@@ -195,7 +200,7 @@ class Tuner:
         base = int(self._bounded(round(self._base)))
         if is_up:
             candidate = int(self._bounded(math.ceil(base * self._step)))
-            is_possible = candidate >= base * 1.1 and candidate > base
+            is_possible = candidate >= base * 1.1 and candidate > base and now_s >= self._no_up_until_s
         else:
             candidate = max(1, int(base / self._down_step))
             is_possible = candidate < base
@@ -209,6 +214,7 @@ class Tuner:
             return
         self._phase = "probe"
         self._is_up = is_up
+        self._has_looked_up |= is_up
         self._arm = None
         self._experiment = Experiment(now_s, base, candidate, self.limit, mean_s, self._noise)
         self._aim(base, "probe:base")
@@ -234,6 +240,10 @@ class Tuner:
             self._step = min(_UP_MOST, self._step * 1.4)
             self._probe(now_s, verdict.candidate.mean_s, is_up=self._is_up)
         elif self._is_up:
+            if verdict.e < min(-_COSTS, -3 * verdict.se):
+                self._no_up_until_s = now_s + self._no_up_s
+                self._no_up_s = min(_NO_UP_MOST_S, 2 * self._no_up_s)
+                self._headroom = 1.0  # what is above is no good place to be
             if not self._has_looked_down and self._is_queued(verdict.base.mean_s):
                 self._has_looked_down = True
                 self._probe(now_s, verdict.base.mean_s, is_up=False)
@@ -242,7 +252,9 @@ class Tuner:
         else:
             self._knows_r0 = True
             self._down_step = math.sqrt(self._down_step)
-            if self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
+            if verdict.e >= _NO_QUEUE and not self._has_looked_up:
+                self._probe(now_s, verdict.base.mean_s, is_up=True)  # throughput follows the limit: so more may pay
+            elif self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
                 self._probe(now_s, verdict.base.mean_s, is_up=False)
             else:
                 self._end_probe(now_s)

@@ -31,6 +31,7 @@ _LEAST_CALLS = 20
 _ROUNDS = 2.0  # calls per slot in an arm
 _UNBOUND_SHARE = 0.1  # of an arm's calls may be app-limited
 _LONGEST_S, _LONGEST_MEANS, _LONGEST_TAUS = 4.0, 40.0, 12.0  # after which an experiment gives up
+_HURTS = 0.5  # elasticity below minus this ends a step up at once
 _UP_IN_DOUBT, _DOWN_IN_DOUBT = 0.3, 0.8  # se: too low a limit costs throughput, too high a one only time
 
 
@@ -64,6 +65,11 @@ class Arm:
     def _clear(self) -> None:
         self._calls = self._oks = self._in_flight = self._unbound = self._seen = 0
         self._s = self._s2 = 0.0
+
+    @property
+    def calls(self) -> int:
+        """Calls measured so far."""
+        return self._calls
 
     @property
     def mean_s(self) -> float:
@@ -186,7 +192,7 @@ class Experiment:
     def add(self, sample: Sample) -> Verdict | None:
         """Count one finished call; the verdict when there is one."""
         if not self._arm.add(sample):
-            return None
+            return self._abandoned() if self.candidate > self.base and self.limit == self.candidate else None
         result = self._arm.result()
         self._tau_s = max(self._tau_s, self._arm.tau_s)
         is_base = self.limit == self.base
@@ -201,6 +207,20 @@ class Experiment:
         self.limit = self.candidate if is_base else self.base
         self._arm = Arm(sample.now_s, self.limit, self.base if is_base else self.candidate, result.mean_s)
         return None
+
+    def _abandoned(self) -> Verdict | None:
+        """A step up that clearly hurts need not be measured to its end: service times would have to halve again."""
+        arm = self._arm
+        if arm.calls < _LEAST_CALLS // 2 or not self._bases:
+            return None
+        base, so_far = _pooled(self._bases), arm.result()
+        if so_far.n <= 1.02 * base.n or not base.x_per_s:
+            return None
+        step = math.log(so_far.n / base.n)
+        cv2 = (base.cv2 + so_far.cv2) / 2 + 1e-4
+        se = math.sqrt(self._noise.value * cv2 * (1 / base.calls + 1 / so_far.calls)) / step
+        e = math.log(max(so_far.x_per_s, 1e-9) / base.x_per_s) / step
+        return Verdict(False, e, se, base, so_far) if e + _VERY_SURE * se < -_HURTS else None
 
     def _judge(self, now_s: float) -> Verdict | None:
         base, candidate = _pooled(self._bases), _pooled(self._candidates)

@@ -44,7 +44,7 @@ def crowded(base_s: float, alpha: float, beta: float) -> Seconds:
 def cliff(base_s: float, above: int, times: float) -> Seconds:
     """All is well up to a number of calls in flight, then it is not."""
 
-    def work_s(server: FakeServer, item: int) -> float:
+    def work_s(server: FakeServer, _: int) -> float:
         crowd = times * server.in_flight / above if server.in_flight > above else 1.0
         return base_s * crowd * server.random.uniform(0.8, 1.2)
 
