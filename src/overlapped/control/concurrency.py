@@ -21,7 +21,7 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from overlapped.control.pace import Pace
-from overlapped.control.probe import Arm, Experiment, Measured, Noise, Verdict
+from overlapped.control.probe import Arm, Experiment, Measured, Noise, Verdict, has_moved
 from overlapped.control.ramp import Ramp
 from overlapped.control.refusals import Refusals, Reopening
 
@@ -39,10 +39,10 @@ _UP, _UP_SPREAD, _UP_MOST = 1.5, 2.0, 2.0
 _SPREAD_CV2 = 2.5  # from which steps up are larger, to show above the noise
 _DOWN, _DOWN_MOST = 1.35, 3.0
 _SMALLEST = 1.2  # step of an experiment
+_SMALLEST_NEAR_CLIFF = 1.1
 _QUEUED = 1.25  # times r0: service times that tell of a queue
 _NO_QUEUE = 0.7  # elasticity from which there is none
 _COSTS = 0.1  # elasticity below minus this: more costs throughput
-_MOVED = 0.2  # of the service time: news about the service
 _HOLD_S, _HOLD_MEANS, _HOLD_TIMES = 1.0, 20.0, 3
 _NO_UP_FIRST_S, _NO_UP_MOST_S = 20.0, 320.0  # nor up, after a step up that cost throughput; doubles each time
 _DOWN_CYCLE = 6  # every so many holds it looks down without a sign of a queue
@@ -175,16 +175,20 @@ class Tuner:
         held, self._held = self._held, self._held or window
         if not self._r0_s:
             self._r0_s = window.mean_s
-        has_moved = held is not None and _has_moved(held, window, self._noise.value)
-        if has_moved:
-            self._quiet = 0
-            self._no_up_until_s = -math.inf
-            self._start_probe(sample.now_s, window, is_up=True)
+        if held is not None and has_moved(held, window, self._noise.value):
+            self._look_at_news(sample.now_s, held, window)
         elif sample.now_s >= self._until_s and held is not None:
             self._held = window
             self._cycle += 1
             is_queued = self._is_queued(window.mean_s) or self._cycle % _DOWN_CYCLE == 0
             self._start_probe(sample.now_s, window, is_up=not is_queued)
+
+    def _look_at_news(self, now_s: float, before: Measured, after: Measured) -> None:
+        """The service time has changed: if it answers faster, maybe more fits in; if not, maybe it waits elsewhere."""
+        self._quiet = 0
+        if after.mean_s < before.mean_s:
+            self._no_up_until_s = -math.inf
+        self._start_probe(now_s, after, is_up=True)
 
     # -- probe -------------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ class Tuner:
         base = int(self._bounded(round(self._base)))
         if is_up:
             candidate = int(self._bounded(math.ceil(base * self._step)))
-            is_possible = candidate >= base * 1.1 and candidate > base and now_s >= self._no_up_until_s
+            is_possible = candidate >= base * 1.05 and candidate > base and now_s >= self._no_up_until_s
         else:
             candidate = max(1, int(base / self._down_step))
             is_possible = candidate < base
@@ -230,20 +234,30 @@ class Tuner:
                 is_base = experiment.limit == experiment.base
                 self._aim(experiment.limit, "probe:base" if is_base else "probe:up" if self._is_up else "probe:down")
             return
+        if verdict.has_moved:
+            self._look_at_news(sample.now_s, verdict.base, verdict.candidate)
+            return
         self.evidence = str(verdict)
         self._check_headroom(verdict)
-        self._learn_r0(verdict, experiment)
-        now_s = sample.now_s
+        self._learn_r0(verdict)
+        self._go_on(sample.now_s, verdict, experiment.candidate)
+
+    def _go_on(self, now_s: float, verdict: Verdict, candidate: int) -> None:
+        """What follows from a verdict."""
         if verdict.accepted:
             self._quiet = 0
-            self._base = float(experiment.candidate)
+            self._base = float(candidate)
             self._step = min(_UP_MOST, self._step * 1.4)
             self._probe(now_s, verdict.candidate.mean_s, is_up=self._is_up)
         elif self._is_up:
             if verdict.e < min(-_COSTS, -3 * verdict.se):
+                self._headroom = 1.0  # what is above is no good place to be
+                self._step = math.sqrt(self._step)
+                if self._step >= _SMALLEST_NEAR_CLIFF:
+                    self._probe(now_s, verdict.base.mean_s, is_up=True)
+                    return
                 self._no_up_until_s = now_s + self._no_up_s
                 self._no_up_s = min(_NO_UP_MOST_S, 2 * self._no_up_s)
-                self._headroom = 1.0  # what is above is no good place to be
             if not self._has_looked_down and self._is_queued(verdict.base.mean_s):
                 self._has_looked_down = True
                 self._probe(now_s, verdict.base.mean_s, is_up=False)
@@ -263,7 +277,7 @@ class Tuner:
         self._quiet += 1
         self._hold(now_s, "hold:no-gain" if self._is_up else "hold:needed")
 
-    def _learn_r0(self, verdict: Verdict, experiment: Experiment) -> None:
+    def _learn_r0(self, verdict: Verdict) -> None:
         """Where throughput follows the limit there is no queue: those are service times at low load."""
         if verdict.e >= _NO_QUEUE:
             low, high = (verdict.base, verdict.candidate) if self._is_up else (verdict.candidate, verdict.base)
@@ -319,9 +333,3 @@ def _bound_reason(base: float, ceiling: float, most: int) -> str:
     if base >= 0.9 * most:
         return "hold:max"
     return "hold:ceiling" if base >= 0.9 * ceiling else "hold:no-gain"
-
-
-def _has_moved(one: Measured, two: Measured, noise: float) -> bool:
-    """True if the service time is clearly another one, at the same limit."""
-    se = math.sqrt(noise * (one.cv2 / one.calls + two.cv2 / two.calls))
-    return abs(math.log(two.mean_s / one.mean_s)) > max(_MOVED, 3 * se) and 0.8 < two.n / one.n < 1.25

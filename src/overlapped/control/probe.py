@@ -31,6 +31,7 @@ _LEAST_CALLS = 20
 _ROUNDS = 2.0  # calls per slot in an arm
 _UNBOUND_SHARE = 0.1  # of an arm's calls may be app-limited
 _LONGEST_S, _LONGEST_MEANS, _LONGEST_TAUS = 4.0, 40.0, 12.0  # after which an experiment gives up
+_MOVED = 0.2  # of the service time: news about the service
 _HURTS = 0.5  # elasticity below minus this ends a step up at once
 _UP_IN_DOUBT, _DOWN_IN_DOUBT = 0.3, 0.8  # se: too low a limit costs throughput, too high a one only time
 
@@ -86,6 +87,8 @@ class Arm:
         if self._measures_s == math.inf:
             self._settle(sample)
             return False
+        if sample.started_s < self._began_s:
+            return False  # begun at another limit, maybe in a crowd that is gone
         self._seen += 1
         self._unbound += not sample.binding
         if self._unbound > max(2.0, _UNBOUND_SHARE * self._seen) and self._seen >= _LEAST_CALLS:
@@ -156,12 +159,19 @@ class Verdict(NamedTuple):
     se: float
     base: Measured
     candidate: Measured
+    has_moved: bool = False  # the service is another one than when it began: base and candidate are both at the base
 
     def __str__(self) -> str:
         return (
             f"e {self.e:.2f} +- {self.se:.2f}: {self.base.x_per_s:,.3g}/s with {self.base.n:.0f} in flight, "
             f"{self.candidate.x_per_s:,.3g}/s with {self.candidate.n:.0f}"
         )
+
+
+def has_moved(one: Measured, two: Measured, noise: float) -> bool:
+    """True if the service time is clearly another one, at the same limit."""
+    se = math.sqrt(noise * (one.cv2 / one.calls + two.cv2 / two.calls))
+    return abs(math.log(two.mean_s / one.mean_s)) > max(_MOVED, 3 * se) and 0.8 < two.n / one.n < 1.25
 
 
 class Experiment:
@@ -199,6 +209,9 @@ class Experiment:
         if is_base:
             if self._bases:
                 self._noise.learn(self._bases[-1], result)
+                if has_moved(self._bases[-1], result, self._noise.value):
+                    base = self._bases[-1]
+                    return Verdict(False, 0.0, math.inf, base, result, has_moved=True)
             self._bases.append(result)
         else:
             self._candidates.append(result)
