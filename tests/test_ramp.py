@@ -203,7 +203,7 @@ def test_after_an_outage_the_limit_comes_back():
     got = simulate(AUTO.controller(), lambda: 0.05, servers=32, down=(5.0, 8.0), until_s=90)
     held = [limit for at_s, limit, _ in got.limits if at_s < 5][-1]
     assert min(limit for at_s, limit, _ in got.limits if 5 < at_s < 15) <= held / 2
-    assert got.limit >= 0.9 * held
+    assert max(limit for at_s, limit, _ in got.limits if at_s > 60) >= 0.9 * held
 
 
 def test_an_outage_at_the_start_ends_the_ramp_only_for_a_while():

@@ -59,6 +59,9 @@ class Refusals:
         is_at_door = self._lowest < math.inf and self._medium > _DOOR_SHARE + self._long
         if self._short <= _REFUSED_SHARE + 2 * self._long and not is_at_door:
             return None
+        if limit < self._lowest < math.inf:  # they were turned away above what the limit is by now
+            self._short, self._medium, self._lowest = 0.0, 0.0, math.inf
+            return None
         return self._cut(sample.now_s + mean_s, limit)
 
     def _cut(self, quiet_until_s: float, limit: int) -> float:
