@@ -56,7 +56,8 @@ class Aimd:
             self.level *= 0.9
         elif sample.in_flight * 2 >= self.limit:
             self.level += 1
-        self.limit = max(1, min(2_000, int(self.level)))
+        self.level = max(1.0, min(2_000.0, self.level))
+        self.limit = int(self.level)
         return self.limit
 
 
@@ -81,7 +82,8 @@ class Vegas:
             self.level -= log
         elif sample.in_flight * 2 >= self.limit:
             self.level += 6 * log if queue <= log else log if queue < 3 * log else -log if queue > 6 * log else 0
-        self.limit = max(1, min(2_000, int(self.level)))
+        self.level = max(1.0, min(2_000.0, self.level))
+        self.limit = int(self.level)
         return self.limit
 
 
@@ -109,7 +111,8 @@ class Gradient2:
         if peak * 2 >= self.limit:
             gradient = max(0.5, min(1.0, 1.5 * self.long_s / short_s))
             self.level = 0.8 * self.level + 0.2 * (self.level * gradient + 4)
-        self.limit = max(1, min(2_000, int(self.level)))
+        self.level = max(1.0, min(2_000.0, self.level))
+        self.limit = int(self.level)
         return self.limit
 
 

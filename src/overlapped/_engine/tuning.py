@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from overlapped.control.base import Sample
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 MAX_DECISIONS: Final = 1_000
 """Decisions that are kept for the report."""
+
+STEP: Final = 1.5
+"""Steps of a limit that follow each other by the same rule are one decision up to this factor."""
+
+PACE_STEP: Final = 1.05
+"""Smallest change of the pace that is a decision: its slow way up is none."""
 
 MOST_UNHEARD: Final = 1_000
 """Most items in a batch of AUTO that no stage calls a function with, so that nothing tells its size: at 1,000
@@ -62,7 +69,7 @@ class Tuning:
         self.limits = (self.limit, self.limit)
         self.size = self.batches.limit if self.batches is not None else 0
         self.sizes = (self.size, self.size)
-        self.pace_per_s = math.inf
+        self.pace_per_s = self.told_pace_per_s = math.inf
         self.next_start_s = -math.inf
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
 
@@ -103,8 +110,9 @@ class Tuning:
         pace = getattr(controller, "pace_per_s", math.inf)
         is_news = pace != self.pace_per_s
         if is_news:
-            if not self.pace_per_s / 1.2 < pace < self.pace_per_s * 1.2:  # its slow way up is no news
-                self._decide(now_s, "pace", self.pace_per_s, pace, controller)
+            if not self.told_pace_per_s / PACE_STEP < pace < self.told_pace_per_s * PACE_STEP:
+                self._decide(now_s, "pace", self.told_pace_per_s, pace, controller)
+                self.told_pace_per_s = pace
             self.pace_per_s = pace
         if limit != self.limit:
             is_news = True
@@ -122,6 +130,13 @@ class Tuning:
         by: Controller,
     ) -> None:
         evidence = getattr(by, "evidence", "")
+        last = self.decisions[-1] if self.decisions else None
+        if last is not None and (last.what, last.reason, last.evidence) == (what, by.reason, evidence):
+            # Slots open one by one: a few of them are one decision, or a long run would forget its beginning.
+            is_further = old == last.new and (new > old) == (last.new > last.old)
+            if is_further and max(new, last.old) < STEP * min(new, last.old):
+                self.decisions[-1] = replace(last, new=new)
+                return
         self.decisions.append(Decision(now_s - self.started_s, old, new, by.reason, what, evidence))
 
     def reset(self, now_s: float) -> None:

@@ -248,7 +248,7 @@ def play(scenario: Scenario, *, concurrency: int | ControllerSpec = AUTO, size: 
         return Played(
             done / lasted_s,
             statistics.median(server.took_s) if server.took_s else math.nan,
-            server.failed / max(1, len(server.took_s)),
+            server.failed / max(1, server.items),
             record.stages[-1],
             server.ended_s,
         )
