@@ -13,7 +13,7 @@ import pytest
 
 from overlapped.control.auto import AUTO
 from overlapped.control.base import Sample
-from overlapped.control.concurrency import MOST, Tuner
+from overlapped.control.concurrency import MOST, Concurrency
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Result:
 
 
 def simulate(
-    ramp: Tuner,
+    ramp: Concurrency,
     work_s: Callable[[], float],
     *,
     until_s: float,
@@ -211,7 +211,7 @@ def test_an_outage_at_the_start_ends_the_ramp_only_for_a_while():
 
 
 def test_a_cut_happens_once_in_a_round_trip():
-    ramp = Tuner(start=100)
+    ramp = Concurrency(start=100)
     for k in range(8):  # teaches the mean service time
         ramp.finished(Sample(1.0, 0.0, "ok", k + 1, binding=True))
     before = ramp.limit

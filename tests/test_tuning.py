@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlapped.control.auto import AUTO
-from overlapped.control.base import Sample
+from overlapped.control.base import Outcome, Sample
 from overlapped.control.batch_size import MOST, BatchSize
-from overlapped.control.concurrency import Tuner
+from overlapped.control.concurrency import Concurrency
 from overlapped.control.pace import Pace
 from overlapped.control.probe import Experiment, Measured, Noise, has_moved
 from overlapped.testing import check_controller
@@ -36,30 +36,32 @@ STEPS = st.lists(
 @given(steps=STEPS, most=st.sampled_from([1, 2, 7, 100]), scale=st.sampled_from([1e-5, 0.01, 3.0]))
 @settings(max_examples=100)
 def test_the_limit_stays_within_its_bounds_whatever_comes(steps, most, scale):
-    tuner, now_s = AUTO(max=most).controller(), 0.0
+    controller, now_s = AUTO(max=most).controller(), 0.0
     for ticks, took, outcome, binding, asked_s in steps:
         now_s += ticks * scale
-        outcome_ = "ignore" if asked_s is not None else outcome
-        limit = tuner.finished(Sample(now_s, now_s - took * scale, outcome_, tuner.limit, binding, 1, asked_s))
+        heard: Outcome = "ignore" if asked_s is not None else outcome
+        limit = controller.finished(
+            Sample(now_s, now_s - took * scale, heard, controller.limit, binding, 1, asked_s)
+        )
         assert 1 <= limit <= most
-        assert limit == tuner.limit
-        assert tuner.pace_per_s > 0
-        assert tuner.reason
+        assert limit == controller.limit
+        assert controller.pace_per_s > 0
+        assert controller.reason
 
 
 @given(steps=STEPS, seed=st.integers(0, 3))
 @settings(max_examples=50)
 def test_the_limit_never_changes_while_something_else_holds_calls_back(steps, seed):
-    tuner, chance, now_s = AUTO.controller(), random.Random(seed), 0.0  # noqa: S311 - repeatable
+    controller, chance, now_s = AUTO.controller(), random.Random(seed), 0.0  # noqa: S311 - repeatable
     for _ in range(400):  # past its start, so that it may be in any phase
-        now_s += 0.1 / tuner.limit
-        tuner.finished(Sample(now_s, now_s - 0.1 * chance.uniform(0.5, 1.5), "ok", tuner.limit, True))
-    before = tuner.limit
+        now_s += 0.1 / controller.limit
+        controller.finished(Sample(now_s, now_s - 0.1 * chance.uniform(0.5, 1.5), "ok", controller.limit, True))
+    before = controller.limit
     for ticks, took, outcome, _, _ in steps:
         now_s += ticks * 0.01
         if outcome == "ok":
-            tuner.finished(Sample(now_s, now_s - took * 0.01, "ok", 1, False))
-            assert tuner.limit <= before
+            controller.finished(Sample(now_s, now_s - took * 0.01, "ok", 1, False))
+            assert controller.limit <= before
 
 
 @given(steps=STEPS, most=st.sampled_from([1, 2, 50, math.inf]))
@@ -78,9 +80,9 @@ def test_auto_passes_the_contract_of_controllers():
 
 
 def test_a_remembered_limit_is_the_start():
-    assert Tuner(remembered=300).limit == 150
-    assert Tuner(remembered=300, max_limit=40).limit == 40
-    assert Tuner(remembered=4).limit == 8
+    assert Concurrency(remembered=300).limit == 150
+    assert Concurrency(remembered=300, max_limit=40).limit == 40
+    assert Concurrency(remembered=4).limit == 8
 
 
 # -- experiments ----------------------------------------------------------------------------------------------

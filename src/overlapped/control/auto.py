@@ -10,7 +10,7 @@ from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
     from overlapped.control.batch_size import BatchSize
-    from overlapped.control.concurrency import Tuner
+    from overlapped.control.concurrency import Concurrency
 
 # START: of the constants tried in simulation this one mattered most: 8 instead of 4 gained 0.015 of the
 # best static limit's throughput in the mean (docs/design.md), and 8 calls at once are polite to any service.
@@ -54,11 +54,11 @@ class Auto:
         """Another `AUTO` with these bounds; what is left out stays as it is."""
         return Auto(self.start if start is None else start, self.max if max is None else max)
 
-    def controller(self) -> Tuner:
+    def controller(self) -> Concurrency:
         """A new controller in its first state."""
-        from overlapped.control.concurrency import Tuner
+        from overlapped.control.concurrency import Concurrency
 
-        return Tuner(start=START if self.start is None else self.start, max_limit=self.max)
+        return Concurrency(start=START if self.start is None else self.start, max_limit=self.max)
 
     def batch_size(self) -> BatchSize:
         """What finds the size of batches, in its first state."""

@@ -50,7 +50,7 @@ _DOWN_CYCLE = 6  # every so many holds it looks down without a sign of a queue
 Phase = Literal["ramp", "hold", "probe"]
 
 
-class Tuner:
+class Concurrency:
     """The controller behind `AUTO`. The rules are in this module's docstring.
 
     Args:

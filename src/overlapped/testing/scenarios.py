@@ -217,6 +217,7 @@ def play(scenario: Scenario, *, concurrency: int | ControllerSpec = AUTO, size: 
         seed: of everything random.
 
     Example:
+        >>> from overlapped.testing.scenario_list import by_name
         >>> played = play(by_name("single_worker_20ms"), concurrency=1)
         >>> round(played.per_s)
         50
