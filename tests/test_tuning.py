@@ -40,9 +40,7 @@ def test_the_limit_stays_within_its_bounds_whatever_comes(steps, most, scale):
     for ticks, took, outcome, binding, asked_s in steps:
         now_s += ticks * scale
         heard: Outcome = "ignore" if asked_s is not None else outcome
-        limit = controller.finished(
-            Sample(now_s, now_s - took * scale, heard, controller.limit, binding, 1, asked_s)
-        )
+        limit = controller.finished(Sample(now_s, now_s - took * scale, heard, controller.limit, binding, 1, asked_s))
         assert 1 <= limit <= most
         assert limit == controller.limit
         assert controller.pace_per_s > 0
