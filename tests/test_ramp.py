@@ -13,7 +13,7 @@ import pytest
 
 from overlapped.control.auto import AUTO
 from overlapped.control.base import Sample
-from overlapped.control.concurrency import MOST, Ramp
+from overlapped.control.concurrency import MOST, Concurrency
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Result:
 
 
 def simulate(
-    ramp: Ramp,
+    ramp: Concurrency,
     work_s: Callable[[], float],
     *,
     until_s: float,
@@ -106,7 +106,8 @@ def test_a_service_with_32_slots_is_found():
 def test_spread_out_service_times_do_not_hide_the_32_slots(seed):
     rng = random.Random(seed)  # noqa: S311 - a repeatable service, no secret
     got = simulate(AUTO.controller(), lambda: rng.expovariate(20), servers=32, until_s=5)
-    assert 26 <= got.limit <= 110
+    assert 20 <= got.limit <= 110  # from the ramp or in the middle of a probe
+    assert got.ok >= 0.9 * 5 * 640
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -132,7 +133,7 @@ def test_a_single_worker_is_left_in_peace(work_s):
     got = simulate(AUTO.controller(), lambda: work_s, servers=1, until_s=1000 * work_s)
     assert got.limit <= 16
     assert got.most <= 100
-    assert got.reason == "hold:no-gain"
+    assert "hold:no-gain" in {reason for _, _, reason in got.limits}
 
 
 @pytest.mark.parametrize("in_flight", [1, 8, None])
@@ -202,7 +203,7 @@ def test_after_an_outage_the_limit_comes_back():
     got = simulate(AUTO.controller(), lambda: 0.05, servers=32, down=(5.0, 8.0), until_s=90)
     held = [limit for at_s, limit, _ in got.limits if at_s < 5][-1]
     assert min(limit for at_s, limit, _ in got.limits if 5 < at_s < 15) <= held / 2
-    assert got.limit >= 0.9 * held
+    assert max(limit for at_s, limit, _ in got.limits if at_s > 60) >= 0.9 * held
 
 
 def test_an_outage_at_the_start_ends_the_ramp_only_for_a_while():
@@ -210,7 +211,7 @@ def test_an_outage_at_the_start_ends_the_ramp_only_for_a_while():
 
 
 def test_a_cut_happens_once_in_a_round_trip():
-    ramp = Ramp(start=100)
+    ramp = Concurrency(start=100)
     for k in range(8):  # teaches the mean service time
         ramp.finished(Sample(1.0, 0.0, "ok", k + 1, binding=True))
     before = ramp.limit

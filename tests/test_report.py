@@ -202,7 +202,14 @@ def test_to_dict_is_plain_json_with_failures_as_text() -> None:
     }
     assert data["cleanup_errors"] == ["OSError: shut"]
     assert data["stages"][0]["limit_range"] == [8, 128]
-    assert data["stages"][0]["decisions"][1] == {"at_s": 0.3, "old": 16, "new": 64, "reason": "grow"}
+    assert data["stages"][0]["decisions"][1] == {
+        "at_s": 0.3,
+        "old": 16,
+        "new": 64,
+        "reason": "grow",
+        "what": "limit",
+        "evidence": "",
+    }
     assert data.keys() == {field.name for field in dataclasses.fields(RunRecord)}
     assert data["stages"][0].keys() == {field.name for field in dataclasses.fields(StageRecord)}
 

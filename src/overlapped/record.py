@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,12 +28,23 @@ class FailureRecord:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One change of a stage's limit: when (s since the start), from, to, and the rule's name."""
+    """One change of what was tuned.
+
+    Attributes:
+        at_s: when, s since the start.
+        old: from.
+        new: to.
+        reason: name of the rule.
+        what: the limit (calls in flight), the pace (calls started per second), or the size of batches.
+        evidence: the numbers it rests on, as text; "" if there are none.
+    """
 
     at_s: float
-    old: int
-    new: int
+    old: float
+    new: float
     reason: str
+    what: Literal["limit", "pace", "size"] = "limit"
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,11 @@ class StageRecord:
         starved_s: time slots waited for items, s summed over slots.
         blocked_s: time slots waited because the next stage was full, s summed over slots.
         paused_s: time no call could start because of Retry-After, s.
-        decisions: the latest changes of the limit, oldest first (bounded).
+        decisions: the latest changes of limit, pace and batch size, oldest first (bounded).
+        pace_per_s: most calls started per second, found from the service's refusals; infinity without any.
+        batch_size: most items in a batch, where AUTO finds it; else 0.
+        batch_size_range: smallest and largest of them so far.
+        batch_size_reason: the last reason of that controller.
     """
 
     name: str
@@ -86,6 +102,10 @@ class StageRecord:
     blocked_s: float
     paused_s: float
     decisions: tuple[Decision, ...]
+    pace_per_s: float = math.inf
+    batch_size: int = 0
+    batch_size_range: tuple[int, int] = (0, 0)
+    batch_size_reason: str = ""
 
     @property
     def mean_service_s(self) -> float:

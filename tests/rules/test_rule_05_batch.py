@@ -189,10 +189,22 @@ def test_auto_without_a_later_stage_gives_at_most_1000():
 
 
 @virtual
-async def test_auto_gives_at_most_1000_to_a_stage_too():
+async def test_auto_gives_a_stage_as_many_as_pay():
     calls = Calls(service_s=1.0)
     await flow(range(5_000)).batch().map(calls, concurrency=1).acollect()
-    assert max(len(batch) for batch in calls.starts) <= 1000
+    sizes = [len(batch) for batch in calls.starts]
+    assert sizes == sorted(sizes[:-1]) + sizes[-1:]  # it only grew, as a call takes a second with any size
+    assert sizes[0] == 64
+    assert len(sizes) <= 20
+
+
+@virtual
+async def test_auto_keeps_to_the_users_bound():
+    calls = Calls(service_s=1.0)
+    await flow(range(1_000)).batch(AUTO(max=50, start=5)).map(calls, concurrency=1).acollect()
+    sizes = [len(batch) for batch in calls.starts]
+    assert sizes[0] == 5
+    assert max(sizes) == 50
 
 
 @virtual

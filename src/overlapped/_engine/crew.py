@@ -16,9 +16,8 @@ from overlapped._engine.handover import MAX_UNTAKEN_BYTES, Handover
 from overlapped._engine.job import Job
 from overlapped._engine.shape import Unstarted
 from overlapped._engine.trays import DROPPED, Spread, Tray
-from overlapped.control.base import Sample
-from overlapped.control.fixed import Fixed
-from overlapped.errors import CallTimeout, Overloaded, TooLarge
+from overlapped._engine.tuning import Tuning
+from overlapped.errors import CallTimeout, TooLarge
 from overlapped.retry import retry_after_s
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from overlapped._engine.keys import Keys
     from overlapped._engine.scope import Scope
     from overlapped._engine.shape import Shape
-    from overlapped.control.base import Outcome
-    from overlapped.record import Decision, StageRecord
+    from overlapped.record import StageRecord
 
 FREE_CHUNK: Final = 4_096
 """Items taken at once from a feed whose pulling nobody can see (a list): spreads the cost of a refill."""
@@ -40,9 +38,6 @@ SHORT_CALL_S: Final = 100e-6
 SAMPLED: Final = 16
 """Of calls shorter than 100 us the controller is shown one in 16: it works with means, and a sample costs
 more (5 us) than such a call (benchmarks/features.py)."""
-
-MAX_DECISIONS: Final = 1_000
-"""Changes of the limit that are kept for the report."""
 
 
 class Crew(Handover):
@@ -61,11 +56,12 @@ class Crew(Handover):
         self.keys = keys
         self.bucket = scope.bucket(spec.rate) if spec.rate is not None else None
         self.weigh: Callable[[Any], float] | None = spec.rate.weigh if spec.rate is not None else None
-        self.controller = spec.concurrency.controller()
-        self.limit = self.controller.limit
-        self.learns = not isinstance(self.controller, Fixed)
-        self.limits = (self.limit, self.limit)
-        self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
+        self.tuning = Tuning(spec.concurrency, up.sizing, scope.started_s)
+        self.limit = self.tuning.limit
+        self.learns = self.tuning.learns
+        self.is_plain = keys is None and self.bucket is None and not spec.many  # a call is all there is to an item
+        self.waiting = 0  # slots that wait for a retry or for their turn to start: they make no call
+        self.rate_waits = 0  # those that wait for their turn: it is not the limit that holds them back
         self.shape: Shape = Unstarted()
         self.make_shape: Callable[[], Shape] = Unstarted
         # what comes in
@@ -97,6 +93,8 @@ class Crew(Handover):
         """Change the lane: the old one finishes what runs, then the new one goes on."""
 
         def change() -> None:
+            self.tuning.reset(self.scope.clock())
+            self.limit = self.tuning.limit
             self.shape = make()
             self.open_gate()
             self.shape.start()
@@ -131,7 +129,7 @@ class Crew(Handover):
 
     def open_gate(self) -> None:
         """Recompute up to where items may be pulled without a look at anything else."""
-        if self.ready or self.is_closed or self.is_held or self.shape.is_surplus:
+        if self.ready or self.is_closed or self.is_held or self.shape.is_surplus or self.tuning.is_paced:
             self.admit_until = -1
         else:
             self.admit_until = min(self.released + self.cap, self.wanted)
@@ -356,6 +354,7 @@ class Crew(Handover):
         if self.bucket is not None and self.scope.is_one_stages(self.spec.rate):
             self.bucket.give_back(self.tokens)  # those who wait with one will ask again
         self.tokens = 0.0
+        self.tuning.forget_starts(until)
         if until > self.paused_until_s:
             self.paused_s += until - max(self.paused_until_s, self.scope.clock())
             self.paused_until_s = until
@@ -381,12 +380,13 @@ class Crew(Handover):
         return job.token == self.pauses
 
     def reserve(self, job: Job) -> float:
-        """Take a rate token; returns the seconds to wait for it."""
+        """Take a rate token, and the next start that the pace allows; returns the seconds to wait."""
+        delay = self.tuning.reserve_s(self.scope.clock())
         if self.bucket is None:
             job.token = self.pauses
-            return 0.0
+            return delay
         weight = self.weigh(job.item) if self.weigh is not None else 1.0
-        delay = self.bucket.reserve(self.scope.clock(), weight)
+        delay = max(delay, self.bucket.reserve(self.scope.clock(), weight))
         job.token = self.pauses
         self.tokens += weight
         return delay
@@ -439,25 +439,22 @@ class Crew(Handover):
         self.timeouts += 1
         return CallTimeout(f"{self.spec.name} took longer than timeout_s={self.spec.timeout_s:g}")
 
-    def learn(self, started_s: float, now_s: float, outcome: Outcome, in_flight: int, *, binding: bool) -> None:
-        """Show the controller a finished attempt and follow its decision."""
-        binding = binding and self.paused_until_s == -math.inf and not self.parked
-        limit = max(1, self.controller.finished(Sample(now_s, started_s, outcome, in_flight, binding)))
-        if limit != self.limit:
-            from overlapped.record import Decision
-
-            at = now_s - self.scope.started_s
-            self.decisions.append(Decision(at, self.limit, limit, self.controller.reason))
-            self.limit = limit
-            self.limits = (min(self.limits[0], limit), max(self.limits[1], limit))
+    def learn(
+        self,
+        started_s: float,
+        now_s: float,
+        in_flight: int,
+        item: object,
+        error: BaseException | None = None,
+        *,
+        binding: bool,
+    ) -> None:
+        """Show a finished attempt to what tunes this stage, and follow it."""
+        binding = binding and self.paused_until_s == -math.inf and not self.rate_waits
+        if self.tuning.finished(started_s, now_s, in_flight, item, error, binding=binding):
+            self.limit = self.tuning.limit
             self.open_gate()
             self.shape.wake()
-
-    def outcome_of(self, error: BaseException) -> Outcome:
-        """What a failure says about load."""
-        if retry_after_s(error) is not None:
-            return "ignore"  # it names a rate, and the pause obeys it: fewer calls at once would not help
-        return "drop" if isinstance(error, (Overloaded, TimeoutError)) else "ignore"
 
     def record(self) -> StageRecord:
         """The account so far."""
@@ -469,8 +466,8 @@ class Crew(Handover):
             lane=self.shape.lane,
             why=self.shape.why,
             limit=self.limit,
-            limit_range=self.limits,
-            reason=self.controller.reason,
+            limit_range=self.tuning.limits,
+            reason=self.tuning.controller.reason,
             in_flight=self.shape.busy(),
             ahead=self.admitted - self.released,
             items_in=self.admitted,
@@ -485,5 +482,9 @@ class Crew(Handover):
             starved_s=self.starved_s,
             blocked_s=self.blocked_s,
             paused_s=self.paused_s,
-            decisions=tuple(self.decisions),
+            decisions=tuple(self.tuning.decisions),
+            pace_per_s=self.tuning.pace_per_s,
+            batch_size=self.tuning.size,
+            batch_size_range=self.tuning.sizes,
+            batch_size_reason=self.tuning.batches.reason if self.tuning.batches is not None else "",
         )

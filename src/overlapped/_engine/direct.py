@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from overlapped._engine.crew import Crew
-    from overlapped.control.base import Outcome
 
 LONG_INLINE_CALL_S: Final = 0.010
 """One inline call as long as this sends a stage's calls back to threads for good (DESIGN.md rule 14)."""
@@ -76,7 +75,8 @@ class Direct:
         self.lane = lane
         self.why = why
         self.most = most
-        self.learns = crew.learns and most is None  # one worker has nothing to find out
+        # One worker has nothing to find out, but the size of its batches.
+        self.learns = crew.learns and (most is None or crew.tuning.batches is not None)
         self.on_long_call = on_long_call
         self.slots: set[_Slot] = set()
         self.idle = 0
@@ -158,7 +158,6 @@ class Direct:
         crew, call = self.crew, self.call
         clock, turn = crew.scope.clock, crew.scope.turn
         late, put, ordered = crew.late, crew.out.append, crew.spec.ordered
-        is_plain = crew.keys is None and crew.bucket is None and not crew.spec.many
         is_marked = crew.marks is not None
         learns, weighs, dropped = self.learns, crew.spec.bounds_bytes, DROPPED
         watches = learns or weighs
@@ -169,6 +168,7 @@ class Direct:
         try:
             while not must_look or await self._gate(slot):
                 must_look = False
+                is_plain = crew.is_plain and not crew.tuning.is_paced
                 started = now = began = clock()
                 for item in crew.input:
                     index = crew.admitted
@@ -180,7 +180,7 @@ class Direct:
                         slot.index = index
                         slot.started_s = started
                         if learns:
-                            slot.in_flight = len(self.slots) - self.idle
+                            slot.in_flight = len(self.slots) - self.idle - crew.waiting
                         try:
                             result = await call(item)
                         except BaseException as error:  # noqa: BLE001 - becomes the item's, or is raised again
@@ -194,7 +194,7 @@ class Direct:
                                 await self._absorb(slot)
                             if watches:
                                 if learns and (now - started > SHORT_CALL_S or not index % SAMPLED):
-                                    self._learn(slot, started, now, "ok")
+                                    self._learn(slot, started, now, item)
                                 if weighs and (result.__class__ is bytes or result.__class__ is str):
                                     crew.weigh_result(result)
                             if result is dropped or is_marked:
@@ -334,7 +334,7 @@ class Direct:
                     crew.park(job, delay)
                     return
                 else:
-                    await asyncio.sleep(delay)
+                    await self._idle_for(delay)
         except BaseException:
             crew.drop(job)  # it is this worker that is to end
             raise
@@ -350,7 +350,7 @@ class Direct:
             crew.calls += 1
             crew.service_s += now - slot.started_s
             if self.learns:
-                self._learn(slot, slot.started_s, now, crew.outcome_of(error))
+                self._learn(slot, slot.started_s, now, job.item, error)
             slot.started_s = math.inf
         if slot.body is not None:
             return None
@@ -386,13 +386,25 @@ class Direct:
                     return
                 wait_s = crew.reserve(job)
             if wait_s > 0:  # and a pause may begin meanwhile
-                await asyncio.sleep(wait_s)
+                crew.rate_waits += 1
+                try:
+                    await self._idle_for(wait_s)
+                finally:
+                    crew.rate_waits -= 1
+
+    async def _idle_for(self, seconds: float) -> None:
+        """Wait in the slot, making no call."""
+        self.crew.waiting += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.crew.waiting -= 1
 
     async def _attempt(self, slot: _Slot, job: Job) -> object:
         """One call."""
         crew = self.crew
         crew.use_token(job)
-        slot.in_flight = self.busy()
+        slot.in_flight = self.busy() - crew.waiting
         slot.started_s = started = crew.scope.clock()
         self.deadline.watch()
         if job.pending is not None:
@@ -410,7 +422,7 @@ class Direct:
         if crew.spec.bounds_bytes:
             crew.weigh_result(result)
         if self.learns:
-            self._learn(slot, started, now, "ok")
+            self._learn(slot, started, now, job.item)
         return result
 
     async def _emit(self, slot: _Slot, job: Job, items: list[object]) -> None:
@@ -495,8 +507,9 @@ class Direct:
 
     # -- what the controller sees -----------------------------------------------------------------------
 
-    def _learn(self, slot: _Slot, started: float, now: float, outcome: Outcome) -> None:
-        self.crew.learn(started, now, outcome, slot.in_flight, binding=not self.idle)
+    def _learn(self, slot: _Slot, started: float, now: float, item: object, error: BaseException | None = None) -> None:
+        # Who sleeps found nothing to do; a worker that is on its way to the gate may find something.
+        self.crew.learn(started, now, slot.in_flight, item, error, binding=not self.sleepers)
 
 
 def _wake_one(waiters: deque[asyncio.Future[None]]) -> bool:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlapped._engine.lineage import Mark
+    from overlapped._engine.tuning import Sizing
 
 EVERYTHING: Final = sys.maxsize
 """A `want` or `demand` without bound."""
@@ -43,6 +44,7 @@ class Feed:
     gathers: bool = False  # the longer nobody takes, the more a chunk holds: ask only when something can start
     is_free: bool = False  # pulling ahead costs nothing and nobody can see it: a list, a range
     marks: list[Mark] | None = None  # beside the last chunk that was not empty, as long as it; None: no lineage
+    sizing: Sizing | None = None  # its items are batches, whose size a stage that makes calls tunes
     notify: Callable[[], None] = staticmethod(_nobody)
 
     def listen(self, listener: Callable[[], None]) -> None:

@@ -120,6 +120,7 @@ class Ported:
         self.retired: Callable[[], None] | None = None
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expired, self.busy)
         self.one_by_one = crew.bucket is not None or crew.keys is not None or crew.up.gathers
+        self.was_paced = False
         crew.scope.closers.append(self.close)
 
     # -- the shape, seen from the crew ---------------------------------------------------------------
@@ -223,8 +224,9 @@ class Ported:
         if crew.limit != self.limit:
             self.limit = crew.limit
             self.port.limit(crew.limit)
-        if crew.is_held:
+        if crew.is_held or (crew.tuning.is_paced and not self.was_paced):
             self._take_back()
+        self.was_paced = crew.tuning.is_paced
         jobs: list[tuple[int, object]] = []
         while not self._is_filled() and (job := self._next_job()) is not None:
             if self._may_start(job):
@@ -258,7 +260,7 @@ class Ported:
 
     def _is_filled(self) -> bool:
         """Jobs are put ahead of free slots, as far as the look-ahead goes, unless their start must be timed."""
-        if self.one_by_one and len(self.pending) + len(self.held) + len(self.lost) >= self.limit:
+        if (self.one_by_one or self.was_paced) and len(self.pending) + len(self.held) + len(self.lost) >= self.limit:
             return True
         return self.crew.spec.bounds_bytes and len(self.pending) >= self.crew.room_for_results(self.limit)
 
@@ -278,11 +280,13 @@ class Ported:
         if delay <= 0:
             crew.use_token(job)
             return True
-        self._hold(job, delay)
+        crew.rate_waits += 1
+        self._hold(job, delay, is_for_rate=True)
         return False
 
-    def _hold(self, job: Job, delay_s: float) -> None:
+    def _hold(self, job: Job, delay_s: float, *, is_for_rate: bool = False) -> None:
         def due() -> None:
+            self.crew.rate_waits -= is_for_rate
             self.held.pop(job, None)
             self.crew.ready.appendleft(job)
             self.crew.open_gate()
@@ -338,7 +342,7 @@ class Ported:
             self.on_outcome(outcome)
         if crew.spec.bounds_bytes:
             crew.weigh_result(value)
-        self._learn(outcome, "ok")
+        self._learn(outcome, job.item)
         self._end(job, value)
 
     def _fail(self, job: Job, outcome: Outcome) -> None:
@@ -349,7 +353,7 @@ class Ported:
             crew.scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
             return
         error = crew.own_error(error)
-        self._learn(outcome, crew.outcome_of(error))
+        self._learn(outcome, job.item, error)
         delay = crew.judge(job, error)
         if delay is None and crew.splits(job, error):
             self.backlog.appendleft(job)
@@ -360,10 +364,10 @@ class Ported:
         else:
             self._hold(job, delay)
 
-    def _learn(self, outcome: Outcome, kind: Literal["ok", "ignore", "drop"]) -> None:
+    def _learn(self, outcome: Outcome, item: object, error: BaseException | None = None) -> None:
         if self.crew.learns and (outcome.ended_s - outcome.started_s > SHORT_CALL_S or not outcome.number % SAMPLED):
             binding = len(self.pending) + len(self.held) >= self.limit
-            self.crew.learn(outcome.started_s, outcome.ended_s, kind, outcome.in_flight, binding=binding)
+            self.crew.learn(outcome.started_s, outcome.ended_s, outcome.in_flight, item, error, binding=binding)
 
     def _end(self, job: Job, result: object) -> None:
         if not self.crew.conclude(job, result):
@@ -424,7 +428,7 @@ class Ported:
         if not self.port.cancel(running.number):
             self.overdue.add(running.number, error)
         if crew.learns:
-            crew.learn(running.started_s, crew.scope.clock(), "drop", self.limit, binding=True)
+            crew.learn(running.started_s, crew.scope.clock(), self.limit, job.item, error, binding=True)
         crew.give_up(job, error)
         if running.number not in self.overdue:
             crew.drop(self.lost.pop(running.number))

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
-    from overlapped.control.concurrency import Ramp
+    from overlapped.control.batch_size import BatchSize
+    from overlapped.control.concurrency import Concurrency
 
 # START: of the constants tried in simulation this one mattered most: 8 instead of 4 gained 0.015 of the
 # best static limit's throughput in the mean (docs/design.md), and 8 calls at once are polite to any service.
 START = 8
+
+# Batches begin larger: a batch is what has queued, and holding back a short queue would only make more calls.
+BATCH_START = 64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -21,7 +25,7 @@ class Auto:
     """The number is found while the flow runs. Written as `AUTO`, or `AUTO(max=32)` to bound it.
 
     Args:
-        start: the first limit, >= 1.
+        start: the first limit (of calls in flight: 8 if left out; of items in a batch: 64), >= 1.
         max: the largest limit, >= 1; `math.inf` leaves it to the controller's own bound.
 
     Raises:
@@ -32,34 +36,38 @@ class Auto:
         AUTO(max=32)
     """
 
-    start: int = START
+    start: int | None = None
     max: float = math.inf
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("max", self.max)):
+            if value is None and name == "start":
+                continue
             if isinstance(value, bool) or not (isinstance(value, int) or (name == "max" and value == math.inf)):
                 raise UsageError(f"AUTO({name}): {name} must be an int, got {value!r}")
             if value < 1:
                 raise UsageError(f"AUTO({name}): {name} must be >= 1, got {value}")
-        if self.start > self.max:
+        if self.start is not None and self.start > self.max:
             raise UsageError(f"AUTO(start): start must be <= max ({self.max}), got {self.start}")
 
     def __call__(self, *, max: float | None = None, start: int | None = None) -> Auto:  # noqa: A002 - reads as the rule it is
         """Another `AUTO` with these bounds; what is left out stays as it is."""
-        most = self.max if max is None else max
-        if start is None:
-            # A bound below the start lowers the start; only a start that was asked for can be wrong.
-            start = min(self.start, most) if type(most) is int and most >= 1 else self.start
-        return Auto(start, most)
+        return Auto(self.start if start is None else start, self.max if max is None else max)
 
-    def controller(self) -> Ramp:
+    def controller(self) -> Concurrency:
         """A new controller in its first state."""
-        from overlapped.control.concurrency import Ramp
+        from overlapped.control.concurrency import Concurrency
 
-        return Ramp(start=self.start, max_limit=self.max)
+        return Concurrency(start=START if self.start is None else self.start, max_limit=self.max)
+
+    def batch_size(self) -> BatchSize:
+        """What finds the size of batches, in its first state."""
+        from overlapped.control.batch_size import BatchSize
+
+        return BatchSize(start=BATCH_START if self.start is None else self.start, max_size=self.max)
 
     def __repr__(self) -> str:
-        given = [] if self.start == min(START, self.max) else [f"start={self.start}"]
+        given = [] if self.start is None else [f"start={self.start}"]
         if self.max != math.inf:
             given.append(f"max={self.max}")
         return f"AUTO({', '.join(given)})" if given else "AUTO"

@@ -19,6 +19,10 @@ class Sample(NamedTuple):
         binding: True if the limit was what kept another call from starting. False marks samples
             a controller must not learn from: the stage was app-limited, blocked by a full
             downstream, waiting for parked items, keys or rate tokens, or paused.
+        size: how many items the call was for, if AUTO makes them batches, else 1.
+        retry_after_s: seconds for which the service wants no new calls, if it said so: it counts
+            calls per second, and fewer at once would not help.
+        is_too_large: the call was refused for its size.
     """
 
     now_s: float
@@ -26,11 +30,18 @@ class Sample(NamedTuple):
     outcome: Outcome
     in_flight: int
     binding: bool
+    size: int = 1
+    retry_after_s: float | None = None
+    is_too_large: bool = False
 
 
 @runtime_checkable
 class Controller(Protocol):
-    """Picks the limit of one stage in one run. Made by a `ControllerSpec`, used by one loop only."""
+    """Picks the limit of one stage in one run. Made by a `ControllerSpec`, used by one loop only.
+
+    Two more attributes are heeded where a controller has them: `pace_per_s`, the most calls that may
+    start in a second (`math.inf`: no bound), and `evidence`, the numbers behind its last decision, as text.
+    """
 
     @property
     def limit(self) -> int:

@@ -1,345 +1,335 @@
-"""A limit found by growing while growth pays; looking again later (probing) is not here yet.
+"""Finds how many calls in flight pay, and keeps looking: ramp, hold, probe.
 
-Ramp. From `start` the limit grows with each finished call, x4 a round while small, then x2. A round
-ends when 90 % of the calls that were in flight at its start are done. Its statistics are the calls that
-the round before started (its cohort), those not done yet at 1.5 times their age: fast answers come back
-first, so that counting what has come back reads service times too low.
+- *Ramp* (`ramp.py`): from 8 it grows while growth pays.
+- *Hold*: 1.2 times what is needed, since too low a limit costs throughput and too high a one only time; without that
+  headroom where it was measured to hurt. After some time, or at once when the service time changes, it probes.
+- *Probe* (`probe.py`): two limits in turn. Up by half; down when service times tell of a queue (1.25 times those
+  at low load), by so much as they tell. What pays is kept and tried further in the same direction.
 
-    X = ok share * mean(in flight at start) / mean(service time)       Little's law
-    e = log(X2 / X1) / log(n2 / n1)                                    elasticity between two rounds
-    se = sqrt(cv2 * (1 / N1 + 1 / N2)) / log(n2 / n1)                  its standard error
+Three things that look alike are kept apart, as each wants another answer:
 
-e = 1: all extra concurrency pays; 0: it only queues; < 0: it hurts. Counting calls per second instead
-misleads: with nearly constant service times calls end in bunches. The ramp is left when e is surely
-below 0.4; the limit held then is 1.3 * Xmax * r0, or the smallest mean in flight that reached 0.9 * Xmax
-if that is more. r0 is the service time at low load: its mean, as the minimum is only the luckiest call
-(where BBR and Vegas fail on spread-out service times).
+- *refusals* at the door, and time-outs, above their usual share: a ceiling on the limit (`refusals.py`);
+- a *rate*: 429 with Retry-After: a pace for starts, the limit stays (`pace.py`);
+- failures: none. Two calls in a hundred that fail say nothing about load.
 
-Refusals cut the limit (`refusals.py`). Steps up are spread over completions, since a burst makes a queue
-of its own.
+Nothing is learned from calls that ran while something else than the limit decided how many were in flight.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
+from overlapped.control.pace import Pace
+from overlapped.control.probe import Arm, Experiment, Measured, Noise, Verdict, has_moved
+from overlapped.control.ramp import Ramp
 from overlapped.control.refusals import Refusals, Reopening
 
 if TYPE_CHECKING:
     from overlapped.control.base import Sample
-
-Reason = Literal["start", "grow", "grow:reopen", "hold:no-gain", "hold:app-limited", "hold:max", "cut:refused"]
 
 # The bound when the user gives none. Each call in flight holds a connection or a thread: one address
 # offers 28,000 local ports to one server, and 10,000 calls of 100 ms are 100,000/s, more than one
 # Python process can handle.
 MOST = 10_000
 
-_FAST_BELOW = 24  # rounds that begin below this limit grow x4 (from 8: the first one only), others x2
-_COHORT_SHARE = 0.9  # of a cohort must be done for its round to end
-_GIVE_UP = 8  # times a cohort's size in later calls ends its round: fewer were in flight than thought
-_IMPUTED = 1.5  # times its age so far: the service time assumed for a call that is not done
-_UNBOUND_SHARE = 0.3  # of a round's calls may be app-limited
-_USED_SHARE = 0.7  # of the limit must be in flight at some time, else it was not used
-_GAIN = 0.4  # elasticity below which growing does not pay
-_SCALES = 0.7  # elasticity above which there is no queue yet
-_GROWN = 1.16  # rounds are compared when in flight differs by this factor at least
-_QUEUED = 1.7  # times r0: a mean service time that shows a queue; the limit then grows slowly
-_HEADROOM = 1.3  # times Xmax * r0 is held after the ramp
-_ENOUGH = 0.9  # of the best throughput: r0 of few calls may be too low, and nothing raises the limit later
-_ROUNDS = 64  # rounds remembered: growing by a quarter each, 42 lead from 1 to `MOST`
+_HEADROOM = 1.2
+_HURTS = 0.06  # of the throughput lost with headroom: it is dropped for good
+_UP, _UP_SPREAD, _UP_MOST = 1.5, 2.0, 2.0
+_SPREAD_CV2 = 2.5  # from which steps up are larger, to show above the noise
+_DOWN, _DOWN_MOST = 1.35, 3.0
+_SMALLEST = 1.2  # step of an experiment
+_SMALLEST_NEAR_CLIFF = 1.1
+_QUEUED = 1.25  # times r0: service times that tell of a queue
+_NO_QUEUE = 0.7  # elasticity from which there is none
+_COSTS = 0.1  # elasticity below minus this: more costs throughput
+_HOLD_S, _HOLD_MEANS, _HOLD_TIMES = 1.0, 20.0, 3
+_NO_UP_FIRST_S, _NO_UP_MOST_S = 20.0, 320.0  # nor up, after a step up that cost throughput; doubles each time
+_DOWN_CYCLE = 6  # every so many holds it looks down without a sign of a queue
+
+Phase = Literal["ramp", "hold", "probe"]
 
 
-class _Round(NamedTuple):
-    """What one cohort measured."""
-
-    n: float  # mean in flight at the calls' start
-    mean_s: float  # mean service time
-    cv2: float  # squared coefficient of variation of the service time
-    calls: int  # in the statistics
-    x_per_s: float  # throughput by Little's law
-    lasted_s: float
-    is_long: bool  # long enough for slow calls to show
-
-    def elasticity_from(self, earlier: _Round) -> tuple[float, float]:
-        """Elasticity of throughput between `earlier` and this round, with its standard error."""
-        step = math.log(self.n / earlier.n)
-        if not self.x_per_s:
-            return -1.0, 0.0
-        if not earlier.x_per_s:
-            return 1.0, 0.0
-        cv2 = (self.cv2 + earlier.cv2) / 2
-        se = math.sqrt(cv2 * (1 / self.calls + 1 / earlier.calls)) / abs(step)
-        return math.log(self.x_per_s / earlier.x_per_s) / step, se
-
-
-class _Tally:
-    """Sums over the calls that started in one round."""
-
-    __slots__ = ("drops", "in_flight", "oks", "peak", "service_s", "service_s2", "started_s")
-
-    def __init__(self) -> None:
-        self.oks = self.drops = self.peak = self.in_flight = 0
-        self.service_s = self.service_s2 = self.started_s = 0.0
-
-    def add(self, sample: Sample, origin_s: float) -> None:
-        """Count one finished call; start times are summed from `origin_s`, to keep their digits."""
-        self.peak = max(self.peak, sample.in_flight)
-        if sample.outcome == "ignore":
-            return
-        service_s = sample.now_s - sample.started_s
-        self.service_s += service_s
-        self.service_s2 += service_s * service_s
-        self.started_s += sample.started_s - origin_s
-        self.in_flight += sample.in_flight
-        if sample.outcome == "ok":
-            self.oks += 1
-        else:
-            self.drops += 1
-
-
-class _Cohort:
-    """One round: waits for the calls in flight when it began, sums over those the round before started.
-
-    Those that round started and also finished belong to the sums: calls found in flight at one
-    moment are the long ones (their mean is mean * (1 + cv2)).
-    """
-
-    __slots__ = (
-        "_began_s", "_earliest_s", "_later", "_older_s", "_origin_s", "_tally", "_young", "began_at", "done",
-        "expected", "unbound",
-    )  # fmt: skip
-
-    def __init__(self, now_s: float, limit: int, earlier: _Cohort | None = None) -> None:
-        self._began_s = now_s
-        self._older_s: float = earlier._began_s if earlier else -math.inf  # noqa: SLF001 - its own kind
-        self._origin_s: float = earlier._origin_s if earlier else now_s  # noqa: SLF001
-        self._tally: _Tally = earlier._young if earlier else _Tally()  # noqa: SLF001
-        self._young: _Tally = _Tally()
-        self.began_at = limit
-        # In flight now, if the limit is used. The first call started later tells it better.
-        self.expected = limit
-        self._earliest_s = math.inf
-        self.done = self._later = self.unbound = 0
-
-    @property
-    def finished(self) -> int:
-        """Calls finished since the round began, of the cohort and started later."""
-        return self.done + self._later
-
-    @property
-    def peak(self) -> int:
-        """Most calls in flight that one of the cohort saw."""
-        return self._tally.peak
-
-    def is_slower_than(self, service_s: float) -> bool:
-        """True if the cohort's calls that are done took longer than `service_s` in the mean."""
-        tally = self._tally
-        return tally.service_s > service_s * (tally.oks + tally.drops)
-
-    def add(self, sample: Sample) -> bool:
-        """Count one finished call; True when the round is over."""
-        if not sample.binding:
-            self.unbound += 1
-        started_s = sample.started_s
-        if started_s > self._began_s:
-            self._later += 1
-            self._young.add(sample, self._origin_s)
-            if started_s < self._earliest_s:
-                self._earliest_s = started_s
-                self.expected = min(self.expected, max(sample.in_flight, self.done))
-        else:
-            self.done += 1
-            if started_s > self._older_s:
-                self._tally.add(sample, self._origin_s)
-        # One slow call of 8 must not hold up the round; of fewer calls each one counts.
-        share = _COHORT_SHARE * self.expected
-        enough = int(share) if self.expected >= 8 else math.ceil(share)
-        return self.done >= enough or self._is_given_up()
-
-    def _is_given_up(self) -> bool:
-        """True if so many later calls are done that the missing ones stand still, or never were."""
-        return self._later >= _GIVE_UP * self.expected
-
-    def result(self, now_s: float) -> _Round | None:
-        """The statistics, or None if no call said anything or time stood still."""
-        tally = self._tally
-        count = tally.oks + tally.drops
-        if not count or tally.service_s <= 0:
-            return None
-        missing = max(0, self.expected - self.done)
-        age_s = now_s - self._origin_s - tally.started_s / count
-        imputed_s = _IMPUTED * age_s
-        mean_s = (tally.service_s + missing * imputed_s) / (count + missing)
-        square = (tally.service_s2 + missing * imputed_s**2) / (count + missing)
-        cv2 = max(0.0, square / mean_s**2 - 1)
-        n = tally.in_flight / count
-        x_per_s = tally.oks / count * n / mean_s
-        lasted_s = now_s - self._began_s
-        # mean * (1 + cv2) is the mean as seen by the slots: long calls hold them longer.
-        needed_s = 0.6 * max(mean_s * (1 + cv2), age_s if missing else 0.0)
-        is_long = lasted_s >= needed_s or self._is_given_up()
-        return _Round(n, mean_s, cv2, count, x_per_s, lasted_s, is_long)
-
-
-class Ramp:
-    """Grows while growth pays, then holds; cut by refusals. The rules are in this module's docstring.
+class Concurrency:
+    """The controller behind `AUTO`. The rules are in this module's docstring.
 
     Args:
         start: the first limit, >= 1.
         max_limit: the largest limit; `math.inf` means `MOST`.
+        remembered: what an earlier run held: it starts from half of that, if that is more than `start`.
     """
 
-    def __init__(self, *, start: int = 8, max_limit: float = math.inf) -> None:
+    def __init__(self, *, start: int = 8, max_limit: float = math.inf, remembered: float = 0.0) -> None:
         self._max = int(min(max_limit, MOST))
-        self._level = float(min(start, self._max))
-        self._limit = int(self._level)
-        self._reason: Reason = "start"
-        self._is_ramping = True
-        self._was_ramping = False
-        self._may_grow = True
-        self._cohort: _Cohort | None = None
-        self._used = self._limit  # the limit when the cohort now finishing was being started
-        self._last: _Round | None = None
-        self._is_weak = False  # the last round did not pay
-        self._weak = 0  # rounds in a row that did not pay
-        self._rounds: deque[tuple[float, float]] = deque(maxlen=_ROUNDS)  # (in flight, throughput)
+        level = min(max(start, int(remembered / 2)), self._max)
+        self.limit = level
+        self.reason = "start"
+        self.evidence = ""
+        self._phase: Phase = "ramp"
+        self._ramp = Ramp(level, self._max)
         self._r0_s = 0.0
-        self._r0_count = 0
+        self._knows_r0 = True  # False: it may be the service time of a queue
+        self._base = float(level)
+        self._headroom = _HEADROOM
+        self._noise = Noise()
+        self._target = float(level)  # the limit moves there one per finished call
+        # hold
+        self._arm: Arm | None = None
+        self._held: Measured | None = None  # the first window of this hold
+        self._until_s = 0.0
+        self._quiet = 0  # holds in a row that nothing came of
+        self._cycle = 0
+        # probe
+        self._experiment: Experiment | None = None
+        self._is_up = True
+        self._step = _UP
+        self._down_step = _DOWN
+        self._has_looked_down = self._has_looked_up = False
+        self._no_up_until_s = -math.inf
+        self._no_up_s = _NO_UP_FIRST_S
+        # refusals
         self._refusals = Refusals()
         self._reopening: Reopening | None = None
+        self._ceiling = float(self._max)
+        self._was_ramping = False
+        self._pace = Pace()
 
     @property
-    def limit(self) -> int:
-        """Most calls allowed in flight now."""
-        return self._limit
+    def pace_per_s(self) -> float:
+        """Most calls started per second."""
+        return self._pace.per_s
 
     @property
-    def reason(self) -> str:
-        """Name of the rule that chose `limit`."""
-        return self._reason
+    def mean_s(self) -> float:
+        """Mean service time at low load, as far as it is known, s."""
+        return self._r0_s or self._ramp.r0_s
 
     def finished(self, sample: Sample) -> int:
         """Learn from one finished attempt and return the limit that holds from now on."""
+        self._pace.finished(sample)
         if sample.outcome == "drop" or self._refusals.is_watching:
-            target = self._refusals.cut_to(sample, self._limit, self._r0_s)
+            target = self._refusals.cut_to(sample, self.limit, self.mean_s)
             if target is not None:
                 self._cut(sample.now_s, target)
-                return self._limit
-        if self._is_ramping:
-            self._ramp(sample)
-        elif self._reopening is not None:
+                return self.limit
+        if self._phase == "ramp":
+            self._ramping(sample)
+        elif self._phase == "hold":
+            self._holding(sample)
+        elif self._experiment is not None:
+            self._probing(sample, self._experiment)
+        if self._target > self.limit and sample.outcome == "ok" and sample.binding:
+            self.limit += 1  # one per completion: a burst makes a queue of its own
+        return self.limit
+
+    # -- ramp --------------------------------------------------------------------------------------
+
+    def _ramping(self, sample: Sample) -> None:
+        ramp = self._ramp
+        ramp.finished(sample)
+        self.reason = ramp.reason
+        if not ramp.is_over:
+            level = min(ramp.level, self._ceiling)
+            self._target = self.limit = int(level)
+            return
+        self.evidence = ramp.evidence
+        self._r0_s = ramp.r0_s
+        self._knows_r0 = ramp.has_scaled
+        self._base = max(1.0, min(ramp.level / (1.0 if ramp.level >= self._max else _HEADROOM), self._ceiling))
+        self._hold(sample.now_s, ramp.reason, ramp.level)
+
+    # -- hold --------------------------------------------------------------------------------------
+
+    def _bounded(self, level: float) -> float:
+        return max(1.0, min(level, self._ceiling, self._max))
+
+    def _aim(self, level: float, reason: str) -> None:
+        """Go to a limit: down at once, up one by one."""
+        self._target = float(math.ceil(self._bounded(level) - 1e-9))
+        if self._target < self.limit:
+            self.limit = int(self._target)
+        self.reason = reason
+
+    def _hold(self, now_s: float, reason: str, level: float | None = None) -> None:
+        self._phase = "hold"
+        self._experiment = None
+        in_flight = self.limit
+        self._aim(self._base * self._headroom if level is None else level, reason)
+        mean_s = self._held.mean_s if self._held is not None else self._r0_s
+        self._arm = Arm(now_s, int(self._target), in_flight, mean_s)
+        self._held = None
+        times = 1 + min(self._quiet, _HOLD_TIMES - 1)
+        self._until_s = now_s + max(_HOLD_S, _HOLD_MEANS * mean_s) * times
+
+    def _holding(self, sample: Sample) -> None:
+        if self._reopening is not None:
             self._reopen(sample, self._reopening)
-        return self._limit
+        arm = self._arm
+        if arm is None:
+            self._arm = Arm(sample.now_s, int(self._target), self.limit, self._r0_s)
+            return
+        if not arm.add(sample):
+            return
+        window = arm.result()
+        self._arm = Arm(sample.now_s, int(self._target), self.limit, window.mean_s, is_settled=True)
+        held, self._held = self._held, self._held or window
+        if not self._r0_s:
+            self._r0_s = window.mean_s
+        if held is not None and has_moved(held, window, self._noise.value):
+            self._look_at_news(sample.now_s, held, window)
+        elif sample.now_s >= self._until_s and held is not None:
+            self._held = window
+            self._cycle += 1
+            is_queued = self._is_queued(window.mean_s) or self._cycle % _DOWN_CYCLE == 0
+            self._start_probe(sample.now_s, window, is_up=not is_queued)
 
-    def _ramp(self, sample: Sample) -> None:
-        cohort = self._cohort
-        if cohort is None:
-            # The first round waits for what began before its first end; calls begun at that very
-            # moment (a virtual clock makes such ties) came after it.
-            cohort = self._cohort = _Cohort(math.nextafter(sample.now_s, -math.inf), self._limit)
-        is_over = cohort.add(sample)
-        if (
-            sample.binding
-            and sample.outcome == "ok"
-            and self._may_grow
-            and cohort.unbound <= _UNBOUND_SHARE * cohort.finished
-        ):
-            self._grow(cohort)
-        if is_over:
-            self._round_over(cohort, sample.now_s)
+    def _look_at_news(self, now_s: float, before: Measured, after: Measured) -> None:
+        """The service time has changed: if it answers faster, maybe more fits in; if not, maybe it waits elsewhere."""
+        self._quiet = 0
+        if after.mean_s < before.mean_s:
+            self._no_up_until_s = -math.inf
+        self._start_probe(now_s, after, is_up=True)
 
-    def _grow(self, cohort: _Cohort) -> None:
-        began_at = cohort.began_at
-        step, factor = (3.0, 4) if began_at < _FAST_BELOW else (1.0, 2)
-        if self._is_weak or (self._r0_s and cohort.is_slower_than(_QUEUED * self._r0_s)):
-            step = 0.25
-        level = min(self._level + step, began_at * factor, self._max)
-        if level > self._level:
-            self._set(level, "grow")
+    # -- probe -------------------------------------------------------------------------------------
 
-    def _round_over(self, cohort: _Cohort, now_s: float) -> None:
-        used, self._used = self._used, cohort.began_at
-        result = cohort.result(now_s)
-        self._cohort = _Cohort(now_s, self._limit, cohort)
-        if result is None:
-            # Nothing measurable: calls that take no time, or say nothing. More of them would not help.
-            self._may_grow = False
-            self._reason = "hold:no-gain"
-        elif not _was_used(cohort, result, used):
-            self._may_grow = False
-            self._reason = "hold:app-limited"
+    def _start_probe(self, now_s: float, window: Measured, *, is_up: bool) -> None:
+        self._held = window
+        self._has_looked_down, self._has_looked_up = not is_up, is_up
+        self._step = _UP_SPREAD if window.cv2 > _SPREAD_CV2 else _UP
+        queue = window.mean_s / self._r0_s / 1.3 if self._r0_s else 1.0
+        self._down_step = max(_DOWN, min(_DOWN_MOST, queue))
+        self._probe(now_s, window.mean_s, is_up=is_up)
+
+    def _probe(self, now_s: float, mean_s: float, *, is_up: bool) -> None:
+        base = int(self._bounded(round(self._base)))
+        if is_up:
+            candidate = int(self._bounded(math.ceil(base * self._step)))
+            is_possible = candidate >= base * 1.05 and candidate > base and now_s >= self._no_up_until_s
         else:
-            self._may_grow = True
-            self._learn(result)
-
-    def _learn(self, result: _Round) -> None:
-        self._rounds.append((result.n, result.x_per_s))
-        earlier = self._last
-        if earlier is None:
-            self._last = result
-            self._pool_r0(result)
+            candidate = max(1, int(base / self._down_step))
+            is_possible = candidate < base
+        if not is_possible:
+            if is_up and not self._has_looked_down and self._is_queued(mean_s):
+                self._has_looked_down = True
+                self._probe(now_s, mean_s, is_up=False)
+                return
+            self._quiet += 1
+            self._hold(now_s, _bound_reason(self._base, self._ceiling, self._max))
             return
-        if result.n < _GROWN * earlier.n:
-            if self._limit >= self._max:
-                self._is_ramping = False
-                self._reason = "hold:max"
-            return
-        e, se = result.elasticity_from(earlier)
-        self._last = result
-        self._is_weak = e < _GAIN
-        if e >= _SCALES:  # scales: no queue yet, so this too is service time at low load
-            self._pool_r0(result)
-        if not result.is_long or earlier.lasted_s < 0.3 * result.lasted_s:
-            return
-        self._weak = self._weak + 1 if e < _GAIN else 0
-        if self._weak and (e + 1.5 * se < _GAIN or (self._weak >= 2 and e + 0.7 * se < _GAIN) or self._weak >= 4):
-            self._is_ramping = False
-            self._set(min(self._level, self._base()), "hold:no-gain")
+        self._phase = "probe"
+        self._is_up = is_up
+        self._has_looked_up |= is_up
+        self._arm = None
+        self._experiment = Experiment(now_s, base, candidate, self.limit, mean_s, self._noise)
+        self._aim(base, "probe:base")
 
-    def _base(self) -> float:
-        """The limit to hold: what Little's law asks for, or what was seen to be enough if that is more."""
-        x_max_per_s = max(x for _, x in self._rounds)
-        enough = min(n for n, x in self._rounds if x >= _ENOUGH * x_max_per_s)
-        return max(1.0, math.ceil(max(_HEADROOM * x_max_per_s * self._r0_s, enough)))
+    def _is_queued(self, mean_s: float) -> bool:
+        return not self._knows_r0 or (bool(self._r0_s) and mean_s > _QUEUED * self._r0_s)
 
-    def _pool_r0(self, result: _Round) -> None:
-        self._r0_count += result.calls
-        self._r0_s += (result.mean_s - self._r0_s) * result.calls / self._r0_count
+    def _probing(self, sample: Sample, experiment: Experiment) -> None:
+        before = experiment.limit
+        verdict = experiment.add(sample)
+        if verdict is None:
+            if experiment.limit != before:
+                is_base = experiment.limit == experiment.base
+                self._aim(experiment.limit, "probe:base" if is_base else "probe:up" if self._is_up else "probe:down")
+            return
+        if verdict.has_moved:
+            self._look_at_news(sample.now_s, verdict.base, verdict.candidate)
+            return
+        self.evidence = str(verdict)
+        self._check_headroom(verdict)
+        self._learn_r0(verdict)
+        self._go_on(sample.now_s, verdict, experiment.candidate)
+
+    def _go_on(self, now_s: float, verdict: Verdict, candidate: int) -> None:
+        """What follows from a verdict."""
+        if verdict.accepted:
+            self._quiet = 0
+            self._base = float(candidate)
+            self._step = min(_UP_MOST, self._step * 1.4)
+            self._probe(now_s, verdict.candidate.mean_s, is_up=self._is_up)
+        elif self._is_up:
+            if verdict.e < min(-_COSTS, -3 * verdict.se):
+                self._headroom = 1.0  # what is above is no good place to be
+                self._step = math.sqrt(self._step)
+                if self._step >= _SMALLEST_NEAR_CLIFF:
+                    self._probe(now_s, verdict.base.mean_s, is_up=True)
+                    return
+                self._no_up_until_s = now_s + self._no_up_s
+                self._no_up_s = min(_NO_UP_MOST_S, 2 * self._no_up_s)
+            if not self._has_looked_down and self._is_queued(verdict.base.mean_s):
+                self._has_looked_down = True
+                self._probe(now_s, verdict.base.mean_s, is_up=False)
+                return
+            self._end_probe(now_s)
+        else:
+            self._knows_r0 = True
+            self._down_step = math.sqrt(self._down_step)
+            if verdict.e >= _NO_QUEUE and not self._has_looked_up:
+                self._probe(now_s, verdict.base.mean_s, is_up=True)  # throughput follows the limit: so more may pay
+            elif self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
+                self._probe(now_s, verdict.base.mean_s, is_up=False)
+            else:
+                self._end_probe(now_s)
+
+    def _end_probe(self, now_s: float) -> None:
+        self._quiet += 1
+        self._hold(now_s, "hold:no-gain" if self._is_up else "hold:needed")
+
+    def _learn_r0(self, verdict: Verdict) -> None:
+        """Where throughput follows the limit there is no queue: those are service times at low load."""
+        if verdict.e >= _NO_QUEUE:
+            low, high = (verdict.base, verdict.candidate) if self._is_up else (verdict.candidate, verdict.base)
+            self._r0_s = (low.mean_s + high.mean_s) / 2
+        elif verdict.candidate.n < verdict.base.n and verdict.candidate.mean_s < self._r0_s:
+            self._r0_s = verdict.candidate.mean_s
+
+    def _check_headroom(self, verdict: Verdict) -> None:
+        """Above a cliff there is no headroom: was more lost with it than by chance?"""
+        held, base = self._held, verdict.base
+        if held is None or self._headroom == 1.0 or held.n < 1.05 * base.n or not held.x_per_s:
+            return
+        cv2 = (held.cv2 + base.cv2) / 2
+        se = math.sqrt(self._noise.value * cv2 * (1 / held.calls + 1 / base.calls))
+        loss = math.log(base.x_per_s / held.x_per_s)
+        if loss > max(_HURTS, 2.5 * se):
+            self._headroom = 1.0
+
+    # -- refusals ----------------------------------------------------------------------------------
 
     def _cut(self, now_s: float, target: float) -> None:
         is_outage = self._refusals.is_outage
         if self._reopening is None:
-            self._was_ramping = self._is_ramping
-            self._reopening = Reopening(now_s, self._level, is_outage=is_outage)
+            self._was_ramping = self._phase == "ramp"
+            self._reopening = Reopening(now_s, max(self.limit, self._target), is_outage=is_outage)
         else:
             self._reopening = self._reopening.cut_again(now_s, is_outage=is_outage)
-        self._is_ramping = False
-        self._set(min(target, self._level), "cut:refused")
+        self._base = self._ceiling = max(1.0, math.floor(min(target, self.limit)))
+        self.evidence = self._refusals.evidence
+        self._held = None
+        self._hold(now_s, "cut:refused")
 
     def _reopen(self, sample: Sample, reopening: Reopening) -> None:
-        level = reopening.level(sample, self._level, self._r0_s, self._refusals.usual_share)
-        if level == self._level:
+        level = reopening.level(sample, self._ceiling, self.mean_s, self._refusals.usual_share)
+        if level == self._ceiling:
             return
-        self._set(level, "grow:reopen" if level > self._level else "cut:refused")
+        is_up = level > self._ceiling
+        was_bound = self._base >= 0.9 * self._ceiling
+        self._ceiling = level
+        if was_bound or not is_up:
+            self._base = level if was_bound else min(self._base, level)
+            self._hold(sample.now_s, "grow:reopen" if is_up else "cut:refused")
         if level >= reopening.target:
             self._reopening = None
-            self._is_ramping = self._was_ramping
-            self._cohort = self._last = None
-            self._is_weak, self._weak = False, 0
-
-    def _set(self, level: float, reason: Reason) -> None:
-        self._level = level
-        self._limit = int(level)
-        self._reason = reason
+            self._ceiling = float(self._max)
+            if self._was_ramping:
+                self._phase = "ramp"
+                self._ramp = Ramp(self.limit, self._max)
 
 
-def _was_used(cohort: _Cohort, result: _Round, limit: int) -> bool:
-    """True if the limit, not the lack of items, decided how many calls were in flight."""
-    if cohort.unbound > _UNBOUND_SHARE * cohort.finished or cohort.peak < _USED_SHARE * limit:
-        return False
-    # Little's law must agree with plain counting, or "in flight" was not: calls that never wait run
-    # one after the other, however many slots they have. A factor of 4 leaves room for bunches.
-    return not result.is_long or cohort.finished * 4 >= result.x_per_s * result.lasted_s
+def _bound_reason(base: float, ceiling: float, most: int) -> str:
+    """Why there is no other limit to try."""
+    if base >= 0.9 * most:
+        return "hold:max"
+    return "hold:ceiling" if base >= 0.9 * ceiling else "hold:no-gain"

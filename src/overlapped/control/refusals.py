@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from overlapped.control.base import Sample
 
 _REFUSED_SHARE = 0.1  # of the recent calls, above twice their usual share: overload
+_DOOR_SHARE = 0.03  # of the last few hundred calls turned away at the door, above their usual share: so too
 _CUT = 0.7
 _REOPEN_FIRST_S = 15.0
 _REOPEN_MOST_S = 60.0
@@ -24,13 +25,14 @@ _REFUSED_STEP = 0.03  # of the calls after a step up, above twice their usual sh
 class Refusals:
     """Tells overload from isolated failures by two running shares of dropped calls."""
 
-    __slots__ = ("_cut_at_s", "_long", "_lowest", "_oks", "_short", "is_outage", "is_watching")
+    __slots__ = ("_cut_at_s", "_long", "_lowest", "_medium", "_oks", "_short", "evidence", "is_outage", "is_watching")
 
     def __init__(self) -> None:
-        self._short = self._long = 0.0
+        self._short = self._medium = self._long = 0.0
         self._cut_at_s = -math.inf
         self._lowest = math.inf
         self._oks = 1
+        self.evidence = ""
         self.is_watching = False  # after a drop, until it is forgotten
         self.is_outage = False  # no call at all succeeded between the last two cuts
 
@@ -47,23 +49,29 @@ class Refusals:
         if sample.outcome == "ignore" or sample.started_s <= self._cut_at_s:
             return None
         self._short += (is_drop - self._short) / max(64, limit)
+        self._medium += (is_drop - self._medium) / max(256, 2 * limit)
         self._long += (is_drop - self._long) / 1000
         self.is_watching = self._short > 0.001
         if not is_drop:
             return None
         if sample.now_s - sample.started_s < mean_s / 2:  # turned away at the door, not timed out
             self._lowest = min(self._lowest, sample.in_flight)
-        if self._short <= _REFUSED_SHARE + 2 * self._long:
+        is_at_door = self._lowest < math.inf and self._medium > _DOOR_SHARE + self._long
+        if self._short <= _REFUSED_SHARE + 2 * self._long and not is_at_door:
+            return None
+        if limit < self._lowest < math.inf:  # they were turned away above what the limit is by now
+            self._short, self._medium, self._lowest = 0.0, 0.0, math.inf
             return None
         return self._cut(sample.now_s + mean_s, limit)
 
     def _cut(self, quiet_until_s: float, limit: int) -> float:
         self.is_outage = not self._oks
+        self.evidence = f"{max(self._short, self._medium):.0%} of the recent calls were refused"
         target = limit * _CUT
         if self._lowest <= limit and not self.is_outage:
             # The smallest crowd that was turned away is a ceiling, but one odd answer must not take all.
             target = max(self._lowest - 1, limit / 2)
-        self._cut_at_s, self._short, self._lowest, self._oks = quiet_until_s, 0.0, math.inf, 0
+        self._cut_at_s, self._short, self._medium, self._lowest, self._oks = quiet_until_s, 0.0, 0.0, math.inf, 0
         return max(1.0, target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -82,5 +83,6 @@ class Report:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The fields of one dataclass, not copied deeper: items may be anything."""
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    """The fields of one dataclass, not copied deeper: items may be anything. JSON knows no infinity: None."""
+    named = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: None if value == math.inf else value for name, value in named.items()}

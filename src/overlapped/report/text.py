@@ -6,6 +6,7 @@ says "about" and what it is made of. Text from user data is always escaped and c
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -170,27 +171,43 @@ def _tuner(record: RunRecord) -> list[str]:
     """For each stage whose limit was found: the limit, the way to it, and the last reason."""
     lines = []
     for stage in calling(record):
-        if stage.reason == "fixed" or (stage.calls < ENOUGH_CALLS and not stage.decisions):
+        if stage.calls < ENOUGH_CALLS and not stage.decisions:
             continue
-        way = _way(stage)
-        line = f"{name_of(stage)}: limit {stage.limit}" + (f"; tried {way}" if way else "")
-        lines.append(line + (f" ({escape(stage.reason)})" if stage.reason else ""))
+        if stage.reason != "fixed":
+            lines.append(_found(stage, "limit", stage.limit, stage.limit_range, stage.reason))
+        if stage.pace_per_s != math.inf:
+            lines.append(f"{name_of(stage)}: at most {stage.pace_per_s:,.3g} calls/s, from what the service refused")
+        if stage.batch_size:
+            lines.append(_found(stage, "size", stage.batch_size, stage.batch_size_range, stage.batch_size_reason))
     return lines
 
 
-def _way(stage: StageRecord) -> str:
-    """The limits tried, without the small steps between; "" if there was one only."""
-    low, high = stage.limit_range
-    if not stage.decisions:
+def _found(stage: StageRecord, what: str, now: int, tried: tuple[int, int], reason: str) -> str:
+    """What holds now, the way to it, and why: the last reason with its numbers."""
+    decisions = [decision for decision in stage.decisions if decision.what == what]
+    way = _way([decision.old for decision in decisions[:1]] + [decision.new for decision in decisions], now, tried)
+    evidence = decisions[-1].evidence if decisions else ""
+    why = escape(": ".join(text for text in (reason, evidence) if text))
+    return (
+        f"{name_of(stage)}: {'batches of' if what == 'size' else what} {now}"
+        + (f"; tried {way}" if way else "")
+        + (f" ({why})" if why else "")
+    )
+
+
+def _way(values: list[float], now: int, tried: tuple[int, int]) -> str:
+    """The values tried, without the small steps between; "" if there was one only."""
+    low, high = tried
+    if not values:
         return f"{low} to {high}" if low != high else ""
-    shown = [stage.decisions[0].old]
-    for decision in stage.decisions:
-        if not shown[-1] / STEP < decision.new < shown[-1] * STEP:
-            shown.append(decision.new)
-    if shown[-1] != stage.limit:
-        shown.append(stage.limit)
+    shown = values[:1]
+    for value in values:
+        if not shown[-1] / STEP < value < shown[-1] * STEP:
+            shown.append(value)
+    if shown[-1] != now:
+        shown.append(now)
     kept = shown[-STEPS:]
-    return ("... " if len(kept) < len(shown) else "") + " -> ".join(map(str, kept))
+    return ("... " if len(kept) < len(shown) else "") + " -> ".join(f"{value:.0f}" for value in kept)
 
 
 def _gain(record: RunRecord) -> list[str]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import SCAN_ROUNDS, Feed, Through
 from overlapped._engine.lineage import beside, split
+from overlapped._engine.tuning import Sizing
 from overlapped.control.auto import AUTO, Auto
-from overlapped.errors import UsageError
 from overlapped.stages.base import require_int, require_seconds
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from overlapped._engine.scope import Scope
     from overlapped.stages.base import Seat
 
-MOST_AUTO: Final = 1_000
-"""Most items in a batch whose size is AUTO: at 1,000 the fixed cost of a write is spread thin
-(evidence: SQLite commits reach 90 % of their best rate there)."""
+MOST_BYTES: Final = 16 * 2**20
+"""A batch of AUTO is closed by the item of `bytes` or `str` that brings it above this: sixteen of them in
+flight are as much as a stage's results may hold."""
 
 
 AHEAD: Final = 256
@@ -32,11 +32,13 @@ AHEAD: Final = 256
 class BatchFeed(Through):
     """Lists of items. The open batch is this feed's own: it does not count in upstream's look-ahead."""
 
-    def __init__(self, up: Feed, scope: Scope, size: int | None, linger_s: float | None, *, is_fatal: bool) -> None:
+    def __init__(self, up: Feed, scope: Scope, size: int | Auto, linger_s: float | None, *, is_fatal: bool) -> None:
         super().__init__(up)
         self.scope = scope
-        self.size = size
-        self.gathers = size is None
+        self.size = None if isinstance(size, Auto) else size
+        self.sizing = Sizing(size) if isinstance(size, Auto) else None
+        self.gathers = self.sizing is not None
+        self.open_bytes = 0
         self.linger_s = linger_s
         self.is_fatal = is_fatal
         self.open: list[object] = []
@@ -51,7 +53,8 @@ class BatchFeed(Through):
         if want <= 0:
             self.up.take(0)
             return []
-        size = MOST_AUTO if self.size is None else self.size
+        size = self.size if self.sizing is None else self.sizing.size
+        assert size is not None
         rounds = 0
         while not self.due:
             chunk = self.up.take(max(size - len(self.open), min(size * want, AHEAD)))
@@ -68,7 +71,7 @@ class BatchFeed(Through):
         del self.due[: len(due)]
         if self.marks is not None:
             self.marks = self.due_marks[: len(due)]
-            del self.due_marks[: len(due)]
+        del self.due_marks[: len(due)]
         self.ended = self.up.ended and not self.due and not self.open
         if self.open and self.linger_s is not None and self.timer is None:
             self.timer = self.scope.later(self.linger_s, self._lingered)
@@ -83,7 +86,9 @@ class BatchFeed(Through):
             return
         self.open.append(item)
         self.open_mark += mark
-        if len(self.open) >= size:
+        if self.gathers and isinstance(item, (bytes, str)):
+            self.open_bytes += len(item)
+        if len(self.open) >= size or self.open_bytes > MOST_BYTES:
             self._close()
 
     def _close(self) -> None:
@@ -91,6 +96,7 @@ class BatchFeed(Through):
         self.due_marks.append(tuple(self.open_mark))
         self.open = []
         self.open_mark.clear()
+        self.open_bytes = 0
         self.scope.forget(self.timer)
         self.timer = None
 
@@ -181,7 +187,7 @@ class FlattenFeed(Through):
 
 
 class Batch:
-    """Items to lists of `size`, or with AUTO to lists of what has queued."""
+    """Items to lists of `size`, or with AUTO to lists of what has queued, up to a size that is found."""
 
     __slots__ = ("linger_s", "size")
     verb = "batch"
@@ -189,14 +195,12 @@ class Batch:
     @property
     def name(self) -> str:
         """`batch(10)`."""
-        return f"batch({'' if self.size is None else self.size})"
+        return f"batch({'' if isinstance(self.size, Auto) else self.size})"
 
     def __init__(self, size: int | Auto = AUTO, linger_s: float | None = None) -> None:
         if not isinstance(size, Auto):
             require_int("batch", "size", size, 1)
-        elif size != AUTO:
-            raise UsageError(f"batch(size): size must be AUTO or an int >= 1, got {size!r}")
-        self.size = None if isinstance(size, Auto) else size
+        self.size = size
         self.linger_s = None if linger_s is None else require_seconds("batch", "linger_s", linger_s)
 
     def attach(self, up: Feed, scope: Scope, seat: Seat) -> Feed:
@@ -205,9 +209,9 @@ class Batch:
 
     def explain(self) -> str:
         """Its size."""
-        size = (
-            f"AUTO: what has queued when the next stage asks, at most {MOST_AUTO}" if self.size is None else self.size
-        )
+        size = str(self.size)
+        if isinstance(self.size, Auto):
+            size += ": what has queued when the next stage asks, up to a size found by measurement"
         return f"batch size {size}" + ("" if self.linger_s is None else f", at the latest after {self.linger_s:g} s")
 
 

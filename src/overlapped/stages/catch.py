@@ -35,7 +35,7 @@ class CatchFeed(Through):
 
     def __init__(self, up: Feed, scope: Scope, stage: Catch, *, is_fatal: bool) -> None:
         super().__init__(up)
-        self.gathers = up.gathers
+        self.gathers, self.sizing = up.gathers, up.sizing
         self.scope = scope
         self.stage = stage
         self.is_fatal = is_fatal

@@ -20,7 +20,7 @@ class TakeFeed(Through):
 
     def __init__(self, up: Feed, n: int) -> None:
         super().__init__(up)
-        self.gathers = up.gathers
+        self.gathers, self.sizing = up.gathers, up.sizing
         self.left = n
         self.total = n  # items wanted from upstream, failures included
         self.is_done = self.ended = self.is_empty = n == 0
@@ -61,7 +61,7 @@ class SkipFeed(Through):
 
     def __init__(self, up: Feed, n: int) -> None:
         super().__init__(up)
-        self.gathers = up.gathers
+        self.gathers, self.sizing = up.gathers, up.sizing
         self.left = n
         self.skipped = n
         self.marks = up.marks
