@@ -40,12 +40,13 @@ class Auto:
     max: float = math.inf
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("max", self.max)):
-            if value is None and name == "start":
-                continue
+        given: list[tuple[str, object]] = [("max", self.max)]
+        if self.start is not None:
+            given.insert(0, ("start", self.start))
+        for name, value in given:
             if isinstance(value, bool) or not (isinstance(value, int) or (name == "max" and value == math.inf)):
                 raise UsageError(f"AUTO({name}): {name} must be an int, got {value!r}")
-            if value < 1:
+            if not isinstance(value, int | float) or value < 1:
                 raise UsageError(f"AUTO({name}): {name} must be >= 1, got {value}")
         if self.start is not None and self.start > self.max:
             raise UsageError(f"AUTO(start): start must be <= max ({self.max}), got {self.start}")

@@ -116,10 +116,10 @@ def slower(a_s: float, c_s: float, times: float, at_s: float) -> Seconds:
     )
 
 
-def _on(name: str, work_s: Seconds, **options: object) -> Scenario:
+def _on(name: str, work_s: Seconds, **options: Any) -> Scenario:
     """A scenario of one server; options of `Scenario` and of `FakeServer` may be mixed."""
     own = {key: options.pop(key) for key in list(options) if key in Scenario.__dataclass_fields__}
-    return Scenario(name, lambda seed: FakeServer(work_s, seed=seed, **options), **own)  # type: ignore[arg-type]  # names are checked by both
+    return Scenario(name, lambda seed: FakeServer(work_s, seed=seed, **options), **own)
 
 
 NOTHING: Final = fixed(0.0)

@@ -127,7 +127,9 @@ class FakeServer:
         due_s = max(self._due_s, self.now_s - self.burst * interval_s)
         if due_s + interval_s > self.now_s + 1e-9:
             wait_s = due_s + interval_s - self.now_s
-            told_s = None if self.retry_after == "none" else wait_s if self.retry_after == "exact" else self.retry_after
+            told_s = wait_s if self.retry_after == "exact" else None
+            if isinstance(self.retry_after, int | float):
+                told_s = self.retry_after
             await self._fail(0.002, Overloaded("429", retry_after_s=told_s))
         self._due_s = due_s + interval_s * size
 
@@ -236,8 +238,9 @@ def play(scenario: Scenario, *, concurrency: int | ControllerSpec = AUTO, size: 
         chain = chain.map(server, concurrency=limit, ordered=False, retry=retry)
         loop = asyncio.get_running_loop()
         async with chain.open() as items:
+            ending = asyncio.timeout(None if scenario.items else scenario.lasts_s)
             try:
-                async with asyncio.timeout(None if scenario.items else scenario.lasts_s) as ending:
+                async with ending:
                     async for _ in items:
                         pass
             except TimeoutError:
