@@ -202,7 +202,8 @@ def hash_and_save(count: int, rounds: int) -> float:
     import bcrypt
 
     def hashed(number: int) -> bytes:
-        return bcrypt.hashpw(b"%d" % number, bcrypt.gensalt(8))
+        found: bytes = bcrypt.hashpw(b"%d" % number, bcrypt.gensalt(8))
+        return found
 
     async def save(_: bytes) -> None:
         await asyncio.sleep(0.01)

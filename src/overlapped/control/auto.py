@@ -46,7 +46,7 @@ class Auto:
         for name, value in given:
             if isinstance(value, bool) or not (isinstance(value, int) or (name == "max" and value == math.inf)):
                 raise UsageError(f"AUTO({name}): {name} must be an int, got {value!r}")
-            if not isinstance(value, int | float) or value < 1:
+            if value < 1:  # pyright: ignore[reportOperatorIssue]  # a number, by the line above
                 raise UsageError(f"AUTO({name}): {name} must be >= 1, got {value}")
         if self.start is not None and self.start > self.max:
             raise UsageError(f"AUTO(start): start must be <= max ({self.max}), got {self.start}")
