@@ -10,7 +10,7 @@ import pytest
 
 from overlapped import Overloaded, Rate, Retry, UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import Calls, aoutcome, arriving, flow, in_lane, merge, now_s, outcome, same
+from tests.rules.kit import Calls, Limits, aoutcome, arriving, flow, in_lane, merge, now_s, outcome, same
 
 
 @virtual
@@ -173,3 +173,26 @@ async def test_a_rate_and_a_failure_end_together(ordered):
 def test_what_is_no_rate_is_refused_when_written(rate):
     with pytest.raises(UsageError, match="rate"):
         flow([1]).map(same, rate=rate)
+
+
+@virtual
+async def test_who_waited_for_a_token_does_not_start_above_a_limit_lowered_meanwhile(ordered):
+    calls = Calls(service_s=lambda n: 2.5 if n else 0.5)
+    report = await (
+        flow(range(5)).map(calls, concurrency=Limits(3, 1), ordered=ordered, rate=Rate(1, per_s=1)).arun()
+    )
+    # 1 and 2 wait when 0 has ended and the limit is 1.
+    assert calls.started == [(0, 0.0), (1, 1.0), (2, 3.5), (3, 6.0), (4, 8.5)]
+    assert report.items == 5
+
+
+@virtual
+async def test_who_waited_for_a_retry_does_not_start_above_a_limit_lowered_meanwhile(ordered):
+    calls = Calls(
+        service_s=lambda n: 3.0 if n == 1 else 0.5,
+        fails=lambda n, attempt: ValueError(n) if n == 0 and attempt == 1 else None,
+    )
+    retry = Retry(attempts=2, base_s=1.0, jitter=False)
+    await flow(range(4)).map(calls, concurrency=Limits(2, 1), ordered=ordered, retry=retry).acollect()
+    # The first attempt of 0 lowers the limit; its second one is due at 1.5 s, while 1 runs.
+    assert calls.started == [(0, 0.0), (1, 0.0), (0, 3.0), (2, 3.5), (3, 4.0)]

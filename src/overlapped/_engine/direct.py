@@ -315,6 +315,9 @@ class Direct:
                         if crew.keys is not None and not crew.keys.enter(job):
                             return  # it waits for its key
                         await self._wait_for_leave(slot, job)
+                        if self._is_beyond_limit():
+                            crew.enqueue(job)  # with its key's place and its token, for whoever comes to the gate next
+                            return
                         result = await self._attempt(slot, job)
                     except BaseException as raised:  # noqa: BLE001 - becomes the item's, or is raised again
                         error = raised
@@ -391,6 +394,10 @@ class Direct:
                     await self._idle_for(wait_s)
                 finally:
                     crew.rate_waits -= 1
+
+    def _is_beyond_limit(self) -> bool:
+        """True if one more call would be too many: the limit has been lowered while this worker waited."""
+        return len(self.slots) - self.idle - self.crew.waiting > self.target
 
     async def _idle_for(self, seconds: float) -> None:
         """Wait in the slot, making no call."""
