@@ -196,3 +196,26 @@ async def test_who_waited_for_a_retry_does_not_start_above_a_limit_lowered_meanw
     await flow(range(4)).map(calls, concurrency=Limits(2, 1), ordered=ordered, retry=retry).acollect()
     # The first attempt of 0 lowers the limit; its second one is due at 1.5 s, while 1 runs.
     assert calls.started == [(0, 0.0), (1, 0.0), (0, 3.0), (2, 3.5), (3, 4.0)]
+
+
+@virtual
+async def test_a_token_that_could_not_be_used_in_time_is_not_used_beside_the_next_one(ordered):
+    calls = Calls(service_s=lambda n: 2.5 if n == 1 else 0.0)
+    chain = flow(range(6)).map(calls, concurrency=Limits(4, 1), ordered=ordered, rate=Rate(1, per_s=1))
+    await chain.acollect()
+    times = [at for _, at in calls.started]
+    assert sorted(calls.starts) == [*range(6)]
+    assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times))
+
+
+@pytest.mark.slow
+def test_in_threads_too_such_a_token_is_not_used_beside_the_next_one(ordered):
+    started = []
+
+    def call(n):
+        started.append(time.perf_counter())
+        time.sleep(0.12 if n == 1 else 0.0)
+
+    flow(range(6)).map(call, on="thread", concurrency=Limits(4, 1), ordered=ordered, rate=Rate(20, per_s=1)).collect()
+    assert len(started) == 6
+    assert all(later - earlier > 0.025 for earlier, later in itertools.pairwise(started))

@@ -428,6 +428,11 @@ class Crew(Handover):
         self.open_gate()
         self.shape.wake()
 
+    def enqueue_late(self, job: Job) -> None:
+        """As `enqueue`, for a job that may not start when its token says: beside the next one's that would be two."""
+        self.use_token(job)
+        self.enqueue(job)
+
     # -- control and account -----------------------------------------------------------------------
 
     def own_error(self, error: BaseException) -> BaseException:

@@ -316,7 +316,7 @@ class Direct:
                             return  # it waits for its key
                         await self._wait_for_leave(slot, job)
                         if self._is_beyond_limit():
-                            crew.enqueue(job)  # with its key's place and its token, for whoever comes to the gate next
+                            crew.enqueue_late(job)
                             return
                         result = await self._attempt(slot, job)
                     except BaseException as raised:  # noqa: BLE001 - becomes the item's, or is raised again
