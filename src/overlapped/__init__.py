@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from overlapped.control.base import Controller, ControllerSpec, Sample
     from overlapped.errors import (
         CallTimeout,
+        HostDied,
         OverlappedError,
         Overloaded,
+        RemoteError,
         StuckCalls,
         TooLarge,
         TooManyFailures,
@@ -36,7 +38,10 @@ if TYPE_CHECKING:
 _LAZY = {  # imported when first asked for (PEP 562): sqlite3 and json are not everybody's
     **dict.fromkeys(("Controller", "ControllerSpec", "Sample"), "overlapped.control.base"),
     **dict.fromkeys(
-        ("CallTimeout", "OverlappedError", "Overloaded", "StuckCalls", "TooLarge", "TooManyFailures"),
+        (
+            *("CallTimeout", "HostDied", "OverlappedError", "Overloaded", "RemoteError", "StuckCalls"),
+            *("TooLarge", "TooManyFailures"),
+        ),
         "overlapped.errors",
     ),
     **dict.fromkeys(("FailureRecord", "RunRecord", "StageRecord"), "overlapped.record"),
@@ -55,10 +60,12 @@ __all__ = [
     "ControllerSpec",
     "FailureRecord",
     "Flow",
+    "HostDied",
     "Jsonl",
     "OverlappedError",
     "Overloaded",
     "Rate",
+    "RemoteError",
     "Report",
     "Retry",
     "RunRecord",

@@ -6,7 +6,9 @@
     ├── TooLarge                                     raise it in a stage function: "this batch is too big, split it"
     ├── CallTimeout (also TimeoutError)              one attempt of one call took longer than timeout_s
     ├── TooManyFailures                              more items failed than max_failures allows
-    └── StuckCalls                                   every slot of a stage is held by a call that cannot be cancelled
+    ├── StuckCalls                                   every slot of a stage is held by a call that cannot be cancelled
+    ├── RemoteError                                  what another process raised cannot be brought back; its text can
+    └── HostDied                                     the process that made a call died, twice
 
 An exception raised by the user's own function is never wrapped: it comes out as itself, with notes
 that say which stage and which item it was. Every exception that ends a run carries `.report`.
@@ -72,3 +74,19 @@ class TooManyFailures(OverlappedError):
 
 class StuckCalls(OverlappedError):
     """Every slot of a stage is held by a call that timed out and cannot be cancelled."""
+
+
+class RemoteError(OverlappedError):
+    """Something another process raised that cannot be brought back as itself, or its traceback.
+
+    Attributes:
+        text: the traceback, as it would have been printed there.
+    """
+
+    def __init__(self, message: str, *, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class HostDied(OverlappedError):
+    """The process in which a call ran died, and so did the one that tried it again alone."""

@@ -158,9 +158,10 @@ class Run(Scope):
     async def _open_all(self, stack: AsyncExitStack) -> None:
         for name, factory in self.factories.items():
             is_on_loop = name not in self.per_worker or name in self.needed_on_loop
-            if is_on_loop and not self.chain.is_empty:
+            is_elsewhere = name in self.needed_in_hosts and name not in self.needed_here
+            if is_on_loop and not is_elsewhere and not self.chain.is_empty:
                 self.resources[name] = await open_on_loop(factory, stack)
-        for open_ in self.openers:
+        for open_ in self.openers if self.chain.is_empty else [*self.starters, *self.openers]:
             await open_()
 
     async def _take_down(self, stack: AsyncExitStack, opening: asyncio.Task[BaseException | None]) -> None:

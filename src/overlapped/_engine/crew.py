@@ -44,7 +44,8 @@ class Crew(Handover):
     """Pulls items, has them called by its shape, and hands the outcomes on in their places.
 
     Look-ahead: items admitted whose results nobody has taken - running, parked, waiting for their
-    turn, finished - are at most `4 * limit + 16`, in both orders.
+    turn, finished - are at most `4 * limit + 16`, in both orders. For short calls in other processes, 2 ms of work
+    for each process come on top.
     """
 
     # What the hot loop reads and writes: slots are found faster than the 30th key of an instance's dict.
@@ -69,6 +70,7 @@ class Crew(Handover):
         self.admitted = 0
         self.admit_until = -1  # an index, or -1: look at everything before the next pull
         self.wanted = EVERYTHING
+        self.lying_ready = 0  # short calls that lie ready in other processes, so that a chunk is worth its way
         self.is_closed = False  # no new item will be admitted: a fatal failure is known
         self.fatal_at = EVERYTHING  # as `last`, known one turn earlier: nothing beyond it starts
         self.ready: deque[Job] = deque()
@@ -120,7 +122,7 @@ class Crew(Handover):
     @property
     def cap(self) -> int:
         """Bound of the look-ahead."""
-        return 4 * self.limit + 16
+        return 4 * self.limit + 16 + self.lying_ready
 
     def room_changed(self) -> None:
         """Results have been taken: whoever waits for room may look."""

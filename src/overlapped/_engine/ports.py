@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -41,7 +42,10 @@ class Outcome(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A call that a port makes now. A snapshot: its place may be at the next one already."""
+    """A call that a port makes now. A snapshot: its place may be at the next one already.
+
+    A call sent to another process may have begun; until that is known, its start is infinity.
+    """
 
     number: int
     started_s: float
@@ -98,6 +102,7 @@ class Ported:
         lane: str,
         why: str,
         *,
+        most: int | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
         on_awaitable: Callable[[Job, object], BaseException | None] | None = None,
     ) -> None:
@@ -105,12 +110,16 @@ class Ported:
         self.port = port
         self.lane = lane
         self.why = why
+        self.most = most  # places that there are at all
+        # Where the places are counted there is nothing to find out, but the size of batches.
+        self.learns = crew.learns and (most is None or crew.tuning.batches is not None)
         self.on_outcome = on_outcome
         self.on_awaitable = on_awaitable
         self.pending: dict[int, Job] = {}
         self.held: dict[Job, asyncio.TimerHandle] = {}
         self.lost: dict[int, Job] = {}
         self.overdue: Lost[int] = Lost(crew, lane)  # those of the lost whose time was up
+        self.told: set[int] = set()  # those of the lost that were told to stop
         self.unacknowledged: dict[int, int] = {}  # partial results of calls that go on
         self.limit = 0
         self.total_cpu_s = 0.0
@@ -183,7 +192,8 @@ class Ported:
             self.crew.drop(job_)
         for running in list(self.port.running()):
             if running.number > index and running.number in self.pending:
-                self.port.cancel(running.number)
+                if self.port.cancel(running.number):
+                    self.told.add(running.number)
                 self.port.acknowledge(running.number, -1)
                 self._lose(running)
 
@@ -193,7 +203,8 @@ class Ported:
         self.lost[running.number] = self.pending.pop(running.number)
         self.unacknowledged.pop(running.number, None)
         crew.calls += 1
-        crew.service_s += crew.scope.clock() - running.started_s
+        if running.started_s != math.inf:
+            crew.service_s += crew.scope.clock() - running.started_s
 
     def retire(self, then: Callable[[], None]) -> None:
         """Give back what has not been started; call `then()` when nothing runs."""
@@ -221,9 +232,10 @@ class Ported:
         crew = self.crew
         if self.retired is not None:
             return
-        if crew.limit != self.limit:
-            self.limit = crew.limit
-            self.port.limit(crew.limit)
+        limit = crew.limit if self.most is None else min(crew.limit, self.most)
+        if limit != self.limit:
+            self.limit = limit
+            self.port.limit(limit)
         if crew.is_held or (crew.tuning.is_paced and not self.was_paced):
             self._take_back()
         self.was_paced = crew.tuning.is_paced
@@ -367,7 +379,7 @@ class Ported:
             self._hold(job, delay)
 
     def _learn(self, outcome: Outcome, item: object, error: BaseException | None = None) -> None:
-        if self.crew.learns and (outcome.ended_s - outcome.started_s > SHORT_CALL_S or not outcome.number % SAMPLED):
+        if self.learns and (outcome.ended_s - outcome.started_s > SHORT_CALL_S or not outcome.number % SAMPLED):
             binding = len(self.pending) + len(self.held) >= self.limit
             self.crew.learn(outcome.started_s, outcome.ended_s, outcome.in_flight, item, error, binding=binding)
 
@@ -383,12 +395,18 @@ class Ported:
         if job is None:
             return
         crew.drop(job)
+        was_told = outcome.number in self.told
+        self.told.discard(outcome.number)
         if outcome.kind != "error" or was_overdue:
             return
-        # It was never told to stop, so this is no clean-up's error: either it has failed as well as the item
+        if was_told and isinstance(outcome.value, asyncio.CancelledError):
+            return
+        # A call that was not told to stop has no clean-up to fail in: either it has failed as well as the item
         # that ends the run, or it is the failure of an item that nobody wants any more.
         if crew.scope.is_failing:
             crew.fail(job, crew.own_error(outcome.value))
+        elif was_told:
+            crew.scope.cleanup_errors.append(outcome.value)
 
     # -- results in parts (flat_map over generators) -----------------------------------------------------
 
@@ -429,7 +447,7 @@ class Ported:
         self._lose(running)
         if not self.port.cancel(running.number):
             self.overdue.add(running.number, error)
-        if crew.learns:
+        if self.learns:
             crew.learn(running.started_s, crew.scope.clock(), self.limit, job.item, error, binding=True)
         crew.give_up(job, error)
         if running.number not in self.overdue:

@@ -94,6 +94,9 @@ class Scope:
         self.closing = False
         self.is_failing = False  # a failure is known that will end the run
         self.resources: dict[str, object] = {}
+        self.starters: list[Callable[[], Coroutine[object, object, None]]] = []  # as openers, if any item may come
+        self.needed_in_hosts: set[str] = set()  # resources that calls in other processes use: each host has its own
+        self.needed_here: set[str] = set()  # and those that other calls use
         self.needed_on_loop: set[str] = set()  # resources per worker that a call on the loop uses: one for all of it
         self.factories: dict[str, Callable[[], object]] = {}
         self._buckets: dict[int, tuple[Rate, Bucket, int]] = {}

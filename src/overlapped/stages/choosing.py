@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import importlib
+from typing import TYPE_CHECKING, Final, cast
 
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
     from overlapped._engine.callables import Described
+    from overlapped._engine.hosts import HostLane
 
-LANES: Final = ("coroutine", "inline", "thread")
+HOSTED: Final = ("process",)
+"""Lanes whose calls run in other processes."""
+
+LANES: Final = ("coroutine", "inline", "thread", *HOSTED)
 
 AWAITED: Final = "its calls are awaited on the event loop"
 MAY_BLOCK: Final = "a plain function may block, so it does not run on the loop"
@@ -27,6 +32,11 @@ def choose(on: object, described: Described, timeout_s: float | None) -> tuple[s
     return "thread", f"{name} is a plain function: {MAY_BLOCK}"
 
 
+def hosted(lane: str) -> HostLane:
+    """The room of a lane whose calls run in other processes."""
+    return cast("HostLane", importlib.import_module(f"overlapped.lanes.{lane}"))
+
+
 def check_lane_fits(on: str, described: Described, verb: str) -> None:
     """Refuse a lane that cannot run this kind of function.
 
@@ -37,6 +47,11 @@ def check_lane_fits(on: str, described: Described, verb: str) -> None:
     is_async = kind in ("coroutine", "tornado", "async_generator")
     if on not in LANES:
         raise UsageError(f"{verb}({name}, on={on!r}): on must be AUTO, {', '.join(map(repr, LANES))}, got {on!r}")
+    if on in HOSTED:
+        room = hosted(on)
+        room.refuse_here(f"{verb}({name})")
+        if kind in room.KINDS:
+            return
     if is_async and on != "coroutine":
         raise UsageError(f"{verb}({name}, on={on!r}): {name} is async and runs on the loop; write .{verb}({name})")
     if on == "coroutine" and kind == "generator":

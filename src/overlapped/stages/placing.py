@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import is_awaitable, is_generator, refuse_result
@@ -11,7 +12,7 @@ from overlapped._engine.ports import Ported
 from overlapped._engine.resources import open_blocking
 from overlapped._engine.trays import DROPPED
 from overlapped.lanes import coroutine, inline, thread
-from overlapped.stages.choosing import AWAITED, choose
+from overlapped.stages.choosing import AWAITED, HOSTED, choose, hosted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from overlapped._engine.callables import Described
     from overlapped._engine.crew import Crew
+    from overlapped._engine.hosts import HostPort, Work
     from overlapped._engine.job import Job
     from overlapped._engine.ports import Outcome
     from overlapped._engine.shape import Shape
@@ -33,17 +35,25 @@ NEVER_WAITS: Final = 0.7
 class Placing:
     """Places one stage's calls in one run, and moves them when the calls show that they belong elsewhere."""
 
+    work: Work
+    port: HostPort
+
     def __init__(self, crew: Crew, fn: Callable[..., Any], described: Described, seat: Seat, *, on: object) -> None:
         self.crew = crew
         self.fn = fn
         self.described = described
         self.is_auto = not isinstance(on, str)
+        self.has_begun = False
         self.lane, self.why = choose(on, described, crew.spec.timeout_s)
         self.names = [n for n in described.wants if n in seat.resources]
         self.per_worker = [n for n in self.names if n in seat.per_worker]
         self.judged: list[tuple[float, float]] | None = None
-        if self.lane != "thread":
-            crew.scope.needed_on_loop.update(self.per_worker)
+        if self.lane in HOSTED:
+            self._will_be_hosted()
+        else:
+            crew.scope.needed_here.update(self.names)
+            if self.lane != "thread":
+                crew.scope.needed_on_loop.update(self.per_worker)
         may_move = self.is_auto and not self.per_worker and described.kind == "plain" and not crew.spec.many
         if may_move and crew.spec.timeout_s is None and (crew.learns or crew.limit > 1):
             self.judged = []  # with concurrency=1 it is one thread from the first call to the last
@@ -51,7 +61,73 @@ class Placing:
     def shape(self) -> Shape:
         """The shape to begin with."""
         makers = {"coroutine": self._coroutine, "inline": self._inline, "thread": self._thread}
-        return makers[self.lane]()
+        return makers.get(self.lane, self._hosted)()
+
+    # -- in other processes -----------------------------------------------------------------------------
+
+    def _will_be_hosted(self) -> None:
+        """Pack what hosts must know, and start the first one while the run opens its resources."""
+        import sys
+
+        from overlapped._engine.hosts import Work
+        from overlapped._engine.parcels import main_origin, pack_function
+
+        crew, scope, name = self.crew, self.crew.scope, self.described.name
+        at = f"{crew.spec.verb}({name}, on={self.lane!r})"
+        scope.needed_in_hosts.update(self.names)
+        factories = ((n, pack_function(scope.factories[n], f"using({n}) for {at}", n)) for n in self.names)
+        self.work = Work(
+            pack_function(self.fn, at, name),
+            tuple(factories),
+            name=name,
+            verb=crew.spec.verb,
+            kind=self.described.kind,
+            many=crew.spec.many,
+            main=main_origin(),
+            argv=sys.argv,
+        )
+        scope.starters.append(self._start_hosts)
+
+    async def _start_hosts(self) -> None:
+        from overlapped._engine.hosts import HostPort
+
+        crew, scope, room = self.crew, self.crew.scope, hosted(self.lane)
+        self.port = HostPort(
+            room.launch,
+            self.work,
+            clock=scope.clock,
+            most=room.most_hosts(),
+            is_single=room.is_single(self.described.kind),
+            on_broken=scope.abort,
+            on_cleanup_error=scope.cleanup_errors.append,
+            on_message=self._say,
+            on_ahead=self._lie_ready,
+        )
+        scope.closers.append(self._end_hosts)
+        await self.port.prepare(wait=bool(self.names))
+
+    async def _end_hosts(self) -> None:
+        """If the run ends before its calls begin: then nobody else does."""
+        if not self.has_begun:
+            await self.port.close(0.0)
+
+    def _hosted(self) -> Shape:
+        room = hosted(self.lane)
+        self.has_begun = True
+        most = room.most_hosts() if room.is_single(self.described.kind) else None
+        return Ported(self.crew, self.port, self.lane, self.why, most=most)
+
+    def _lie_ready(self, jobs: int) -> None:
+        self.crew.lying_ready = jobs
+
+    def _say(self, text: str) -> None:
+        """What a host has noticed."""
+        try:
+            warnings.warn(f"{self.crew.spec.name}: {text}", RuntimeWarning, stacklevel=2)
+        except RuntimeWarning as error:  # warnings are errors here: this one is told when the run ends
+            self.crew.scope.cleanup_errors.append(error)
+
+    # -- here -------------------------------------------------------------------------------------------
 
     def _on_loop(self) -> Callable[..., Any]:
         given = {name: self.crew.scope.resources[name] for name in self.names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ LONGEST_S: Final = 25.0
 """When a scenario that comes to no end is given up."""
 
 
-def check_lane(make_port: MakePort) -> None:
+def check_lane(make_port: MakePort, *, is_chunked: bool = False) -> None:
     """Put a port through everything a crew does with it; raises AssertionError when it falls short.
 
     It runs in real time, for less than half a second with threads. `fn` stands in a module and its items
@@ -30,6 +31,7 @@ def check_lane(make_port: MakePort) -> None:
 
     Args:
         make_port: makes the port; its places start when they are needed, or when it is opened.
+        is_chunked: short jobs lie ready in its places, so two places may start them a little out of order.
 
     Example:
         >>> import time
@@ -37,6 +39,8 @@ def check_lane(make_port: MakePort) -> None:
         >>> check_lane(lambda fn, many: ThreadPort(lambda stack: fn, "check", clock=time.perf_counter, many=many))
     """
     for scenario, name in SCENARIOS.items():
+        if is_chunked and scenario is _order:
+            continue
         try:
             asyncio.run(_in_time(scenario(make_port)))
         except AssertionError as error:
@@ -65,16 +69,23 @@ async def _calls(make_port: MakePort) -> None:
             demand(outcome.cpu_s >= 0 and 1 <= outcome.in_flight <= 3, f"numbers that cannot be: {outcome}")
 
 
+async def _order_of_one(make_port: MakePort) -> None:
+    await _in_order(make_port, 1)
+
+
 async def _order(make_port: MakePort) -> None:
-    for limit in (1, 4):
-        async with Use(make_port) as use:
-            use.port.limit(limit)
-            for first in range(0, 30, 10):
-                use.put(*range(first, first + 10))
-            await use.until_done(*range(30))
-            # A job may be overtaken only by those that other places have begun meanwhile.
-            early = [(n, at) for at, n in enumerate(use.account("start")) if n - at >= limit]
-            demand(not early, f"limit {limit}: jobs start in their order, but {early[:3]} (job, place) were early")
+    await _in_order(make_port, 4)
+
+
+async def _in_order(make_port: MakePort, limit: int) -> None:
+    async with Use(make_port) as use:
+        use.port.limit(limit)
+        for first in range(0, 30, 10):
+            use.put(*range(first, first + 10))
+        await use.until_done(*range(30))
+        # A job may be overtaken only by those that other places have begun meanwhile.
+        early = [(n, at) for at, n in enumerate(use.account("start")) if n - at >= limit]
+        demand(not early, f"limit {limit}: jobs start in their order, but {early[:3]} (job, place) were early")
 
 
 async def _errors(make_port: MakePort) -> None:
@@ -146,6 +157,10 @@ async def _shows(make_port: MakePort) -> None:
         use.port.limit(2)
         use.put(*range(3), is_gated=True)
         await use.until_started(2)
+        kept = list(use.port.running())
+        await use.until(  # in another process, it takes a moment until that is known
+            lambda: math.inf not in use.running().values(), lambda: f"when these calls began is not told: {kept}"
+        )
         kept = list(use.port.running())
         shown = use.running()
         demand(shown.keys() == {0, 1}, f"running() must show the calls of jobs 0 and 1, shows {shown}")
@@ -264,7 +279,8 @@ async def _abandons(make_port: MakePort) -> None:
 
 SCENARIOS: Final[dict[Callable[[MakePort], Coroutine[Any, Any, None]], str]] = {
     _calls: "calls",
-    _order: "order of starts",
+    _order_of_one: "order of starts",
+    _order: "order of starts in several places",
     _errors: "exceptions",
     _limits: "limit up and down",
     _changes: "a limit that changes all the time",

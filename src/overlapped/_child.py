@@ -1,0 +1,42 @@
+"""A host's entry point: started by name, it serves one lane until its run ends or is gone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from overlapped._engine.frames import BlockingWire
+from overlapped._engine.hosts import Work
+from overlapped._engine.parcels import LazyMain, pack_error
+from overlapped._engine.serving import Task
+
+if TYPE_CHECKING:
+    from overlapped._engine.frames import BlockingWire as Channel
+
+
+def main() -> None:
+    """Serve `overlapped.lanes.<lane>`. Arguments: the socket's descriptor, the lane, `sys.path`."""
+    descriptor, lane = int(sys.argv[1]), sys.argv[2]
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - its only argument
+    with socket.socket(fileno=descriptor) as sock:
+        wire = BlockingWire(sock)
+        try:
+            _serve(wire, lane)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            os._exit(1)  # the run is gone: nobody wants an answer
+
+
+def _serve(wire: Channel, lane: str) -> None:
+    (_, told), _ = wire.next()
+    work = Work(*told)
+    sys.argv[:] = work.argv
+    sys.modules["__main__"] = LazyMain(work.main)
+    try:
+        task = Task(work)
+    except BaseException as error:  # noqa: BLE001 - the module of the function, or what it imports; the run ends with it
+        wire.send(["broken", tuple(pack_error(error))])
+        return
+    importlib.import_module(f"overlapped.lanes.{lane}").serve(wire, task)

@@ -1,0 +1,202 @@
+"""Frames between a run and its hosts: what each is about, and the values it carries, pickled apart.
+
+The two are apart because values are the user's and may turn out unreadable; then it is still known whose
+they were. `Wire` moves frames on a loop, `BlockingWire` in threads.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+import threading
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+PROTOCOL: Final = 5
+
+READ_BYTES: Final = 256 * 2**10
+"""The buffer of a wire; a larger frame gets one of its own size, so that it is received where it is read."""
+
+_HEADER: Final = struct.Struct("!IQ")  # bytes of the first part, bytes of the values
+
+
+def frame(about: list[Any], values: bytes = b"") -> list[bytes]:
+    """The pieces of one frame, to be sent one after the other."""
+    head = pickle.dumps(about, PROTOCOL)
+    return [_HEADER.pack(len(head), len(values)), head, values]
+
+
+class Receiver:
+    """Bytes to frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(READ_BYTES)
+        self._start = self._end = 0
+
+    def room(self) -> memoryview:
+        """Where the next bytes are to be received; values given out before are no longer valid."""
+        have = self._end - self._start
+        need = self._needed(have)
+        if not have:
+            if len(self._buffer) > READ_BYTES:
+                self._buffer = bytearray(READ_BYTES)
+            self._start = self._end = 0
+        elif self._start + need > len(self._buffer):
+            rest = self._buffer[self._start : self._end]
+            if need > len(self._buffer):
+                self._buffer = bytearray(need)
+            self._buffer[:have] = rest
+            self._start, self._end = 0, have
+        return memoryview(self._buffer)[self._end :]
+
+    def _needed(self, have: int) -> int:
+        """Bytes of the frame that has begun."""
+        if have < _HEADER.size:
+            return _HEADER.size
+        about, values = _HEADER.unpack_from(self._buffer, self._start)
+        return int(_HEADER.size + about + values)
+
+    def received(self, count: int) -> Iterator[tuple[list[Any], memoryview]]:
+        """The frames that are whole, now that `count` more bytes are there."""
+        self._end += count
+        while (have := self._end - self._start) >= _HEADER.size and have >= (total := self._needed(have)):
+            about, _ = _HEADER.unpack_from(self._buffer, self._start)
+            view = memoryview(self._buffer)[self._start + _HEADER.size : self._start + total]
+            self._start += total
+            yield pickle.loads(view[:about]), view[about:]  # noqa: S301 - a private socket to a process of our own
+
+
+class Wire:
+    """One end, on a loop: nothing here blocks; what the other end does not take yet waits in a queue.
+
+    The queue's bound is the sender's: a port sends no more than its credits.
+
+    Args:
+        on_frame: told of every frame; the values are valid during the call only.
+        on_end: told once, when the other end is gone.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        on_frame: Callable[[list[Any], memoryview], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = loop
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._receiver = Receiver()
+        self._unsent: deque[memoryview] = deque()
+        self._is_closed = False
+        loop.add_reader(sock.fileno(), self._read)
+
+    def send(self, about: list[Any], values: bytes = b"") -> None:
+        """Send a frame, now or as soon as the other end takes it."""
+        if self._is_closed:
+            return
+        is_waiting = bool(self._unsent)
+        self._unsent.extend(memoryview(piece) for piece in frame(about, values) if piece)
+        if not is_waiting:
+            self._write()
+            if self._unsent and not self._is_closed:
+                self._loop.add_writer(self._sock.fileno(), self._write)
+
+    def _write(self) -> None:
+        unsent = self._unsent
+        while unsent:
+            try:
+                sent = self._sock.sendmsg(islice(unsent, 16))
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:  # it is gone, which the reader finds out
+                unsent.clear()
+                break
+            while unsent and sent >= len(unsent[0]):
+                sent -= len(unsent.popleft())
+            if sent:
+                unsent[0] = unsent[0][sent:]
+        if not self._is_closed:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _read(self) -> None:
+        try:
+            count = self._sock.recv_into(self._receiver.room())
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # killed in the middle of something
+            count = 0
+        if not count:
+            self.close()
+            self._on_end()
+            return
+        for about, values in self._receiver.received(count):
+            self._on_frame(about, values)
+            if self._is_closed:
+                return
+
+    def close(self) -> None:
+        """Hang up; the other end sees the end of the file."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+
+
+class BlockingWire:
+    """One end, for threads: any of them may send, one of them reads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._receiver = Receiver()
+        self._lock = threading.Lock()
+
+    def send(self, about: list[Any], values: bytes = b"") -> None:
+        """Send a frame; waits until it has been taken."""
+        pieces = frame(about, values)
+        with self._lock:
+            if len(values) < READ_BYTES:
+                self._sock.sendall(b"".join(pieces))
+            else:
+                for piece in pieces:
+                    self._sock.sendall(piece)
+
+    def frames(self) -> Iterator[tuple[list[Any], memoryview]]:
+        """The frames that come in one read, waiting for the first byte; none when the other end is gone."""
+        try:
+            count = self._sock.recv_into(self._receiver.room())
+        except ConnectionError:
+            count = 0
+        if not count:
+            raise EOFError
+        return self._receiver.received(count)
+
+    def next(self) -> tuple[list[Any], memoryview]:
+        """The next frame; only for an end that gets one at a time.
+
+        Raises:
+            EOFError: the other end is gone.
+        """
+        while True:
+            for one in self._receiver.received(0):
+                return one
+            for one in self.frames():
+                return one
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._sock.fileno()
+
+    def detach(self) -> socket.socket:
+        """The socket; this wire must not be used after that."""
+        return self._sock

@@ -1,0 +1,592 @@
+"""Calls in other processes: feeds the hosts of one stage, and sees to it that each job is answered once.
+
+Over 400 lines, because who holds which job, what each host may run, and what becomes of both when a host dies
+is one state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from overlapped._engine.parcels import PackedError, know_main, pack, refuse_while_main_is_imported, unpack_error
+from overlapped._engine.ports import Outcome, Running
+from overlapped._engine.scope import GRACE_S
+from overlapped._engine.trays import DROPPED, Spread
+from overlapped.errors import HostDied, RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from overlapped._engine.frames import BlockingWire
+    from overlapped._engine.links import Link, OnFrame, OnGone
+    from overlapped._engine.serving import Task
+
+AHEAD_S: Final = 0.002
+"""So much work lies ready in a host beyond what it runs: 1 ms of it, and a way there and back (benchmarks/lanes.py)."""
+
+MOST_AHEAD: Final = 1_000
+"""Jobs that lie ready at most; from a thousand on, a chunk's own cost can no longer be seen."""
+
+CHUNK_BYTES: Final = 2**19
+"""Larger chunks are slower: 1.6 MB took 10-70 % longer an item than 0.4 MB (prototype)."""
+
+CANCEL_S: Final = 1.0
+"""A plain call that was told to stop and goes on for so long loses its process."""
+
+FALSE_STARTS: Final = 3
+"""Hosts in a row that die before they are ready: then it is not bad luck."""
+
+SMOOTHING: Final = 0.2
+"""Weight of the newest chunk in the mean service time."""
+
+
+class HostLane(Protocol):
+    """What a lane whose calls run in hosts says of itself: the names that its module has."""
+
+    KINDS: frozenset[str]
+    """Kinds of functions that it takes."""
+
+    def refuse_here(self, at: str) -> None:
+        """Raise UsageError where this lane cannot work: the platform, a package that is missing."""
+
+    def most_hosts(self) -> int:
+        """Hosts of one stage at most."""
+        ...
+
+    def is_single(self, kind: str) -> bool:
+        """True if a host makes one call at a time, for that kind of function."""
+        ...
+
+    def launch(self, on_frame: OnFrame, on_gone: OnGone) -> Link:
+        """Start a host. It is told of every frame, and at last how the host ended. Called on the loop."""
+        ...
+
+    def serve(self, wire: BlockingWire, task: Task) -> None:
+        """In the host: make calls until the run says that it is the end."""
+
+
+class Work(NamedTuple):
+    """What a host has to know before its first job. The functions are packed by `parcels`.
+
+    Attributes:
+        fn: the function, packed.
+        factories: the resources it wants: (name, packed factory).
+        name, verb, kind, many: of the stage, as `CrewSpec` and `Described` say.
+        wants: the function's other parameters, for messages.
+        main: where `__main__` is.
+        argv: `sys.argv`.
+    """
+
+    fn: bytes
+    factories: tuple[tuple[str, bytes], ...]
+    name: str
+    verb: str
+    kind: str
+    many: bool
+    main: tuple[str, str]
+    argv: list[str]
+
+
+class Host:
+    """One host, as its port sees it."""
+
+    __slots__ = (
+        "cancelled",
+        "emitted",
+        "in_flight",
+        "is_alone",
+        "is_condemned",
+        "is_ready",
+        "is_reserved",
+        "link",
+        "may_run",
+        "sent",
+        "started",
+        "told",
+    )
+
+    link: Link
+
+    def __init__(self) -> None:
+        self.is_ready = False
+        self.is_reserved = False  # to be emptied for a group of suspects
+        self.is_alone = False  # it has such a group, and gets nothing else
+        self.is_condemned = False  # killed by us, for a call that did not stop
+        self.told = 0  # calls that it may make at once
+        self.may_run = 0  # calls that it may be making: more than told for a while after that was lowered
+        self.in_flight = 0  # when its latest call started
+        self.sent: dict[int, object] = {}  # the jobs it has not answered
+        self.started: dict[int, float] = {}  # those known to run, on our clock
+        self.emitted: set[int] = set()  # those that have given a part of their results
+        self.cancelled: set[int] = set()
+
+
+class HostPort:
+    """A port (see `_engine.ports`) to processes.
+
+    Each host has credits, counted in jobs: what it may run at once, and about 2 ms of work that lies ready. The
+    limit is divided among the hosts. A job is in the queue, with one host, or in a group of suspects; a host
+    that dies leaves its unanswered jobs under suspicion. They are called again in groups of half the size, each
+    alone in its host, down to a single one: if that host dies too, its job has failed.
+
+    Args:
+        launch: starts a host.
+        work: what it is to do.
+        most: hosts at most.
+        is_single: a host makes one call at a time, and loses its process if a cancelled one goes on.
+        ahead: jobs that lie ready in a host at most, beyond those it runs.
+        on_broken: told when no host can work: the run is to end.
+        on_cleanup_error: told of what was raised while a host closed its resources.
+        on_message: told what a host has noticed.
+        on_ahead: told how many jobs all hosts together hold beyond those they run.
+    """
+
+    def __init__(
+        self,
+        launch: Callable[[OnFrame, OnGone], Link],
+        work: Work,
+        *,
+        clock: Callable[[], float],
+        most: int,
+        is_single: bool,
+        ahead: int = MOST_AHEAD,
+        on_broken: Callable[[BaseException], None],
+        on_cleanup_error: Callable[[BaseException], None],
+        on_message: Callable[[str], None],
+        on_ahead: Callable[[int], None] = lambda ahead: None,
+    ) -> None:
+        refuse_while_main_is_imported()
+        know_main()
+        self._loop = asyncio.get_running_loop()
+        self._launch = launch
+        self._work = work
+        self._offset_s = clock() - time.perf_counter()
+        self._most = most
+        self._is_single = is_single
+        self._most_ahead = ahead
+        self._on_broken = on_broken
+        self._on_cleanup_error = on_cleanup_error
+        self._on_message = on_message
+        self._on_ahead = on_ahead
+        self._deliver: Callable[[list[Outcome]], None] = lambda outcomes: None
+        self._hosts: list[Host] = []
+        self._queue: deque[tuple[int, object]] = deque()
+        self._groups: deque[list[tuple[int, object]]] = deque()
+        self._suspects: set[int] = set()
+        self._limit = 1
+        self._ahead = 0
+        self._mean_s = 0.0
+        self._item_bytes = 0.0
+        self._false_starts = 0
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._is_closing = False
+        self._ready: list[asyncio.Future[None]] = []
+        self._changed: asyncio.Future[None] | None = None
+
+    # -- the port -----------------------------------------------------------------------------------------
+
+    async def prepare(self, *, wait: bool) -> None:
+        """Start the first host early, so that its start-up hides behind that of the run; wait until it is ready?
+
+        Raises:
+            Exception: what kept it from being ready, such as a resource that cannot be opened.
+        """
+        self._start_host()
+        if wait:
+            ready = self._loop.create_future()
+            self._ready.append(ready)
+            await ready
+
+    def open(self, deliver: Callable[[list[Outcome]], None]) -> None:
+        """Be ready; hosts start when there are jobs for them."""
+        self._deliver = deliver
+
+    def put(self, jobs: list[tuple[int, object]]) -> None:
+        """Queue the jobs and give them to hosts that have room."""
+        self._queue.extend(jobs)
+        self._go_on()
+
+    def limit(self, n: int) -> None:
+        """Divide a new limit among the hosts."""
+        self._limit = n
+        self._go_on()
+
+    def withdraw(self) -> list[tuple[int, object]]:
+        """Empty the queue. What lies ready in a host (2 ms of work) counts as started."""
+        jobs = sorted([*self._queue, *(job for group in self._groups for job in group)], key=_number)
+        self._queue.clear()
+        self._groups.clear()
+        return jobs
+
+    def running(self) -> list[Running]:
+        """The calls that hosts have told of; those that were sent and may have begun have no start yet."""
+        return [
+            Running(number, host.started.get(number, float("inf"))) for host in self._hosts for number in host.sent
+        ]
+
+    def acknowledge(self, index: int, count: int) -> None:
+        """Let a generator go on."""
+        if (host := self._host_of(index)) is not None:
+            host.link.send(["ack", index, count])
+
+    def cancel(self, index: int) -> bool:
+        """Tell the host; one that makes single calls is killed if this one doesn't stop."""
+        host = self._host_of(index)
+        if host is not None and index not in host.cancelled:
+            host.cancelled.add(index)
+            host.link.send(["cancel", index])
+            if self._is_single:
+                self._later(CANCEL_S, self._condemn, host, index)
+        return True
+
+    async def close(self, grace_s: float) -> int:
+        """Let the hosts finish what they run, close their resources and end; kill those that don't."""
+        self._is_closing = True
+        self.withdraw()
+        for timer in self._timers:
+            timer.cancel()
+        for host in self._hosts:
+            host.link.send(["end"])
+            if not (host.is_ready or self._work.factories):
+                host.is_condemned = True  # it has nothing to finish
+                host.link.kill()
+        began = self._loop.time()
+        killed = 0
+        while self._hosts:
+            waited_s = self._loop.time() - began
+            busy = [host for host in self._hosts if host.sent and waited_s >= grace_s]
+            stuck = [host for host in self._hosts if not host.sent and waited_s >= max(grace_s, GRACE_S)]
+            for host in busy + stuck:
+                if host.is_condemned:
+                    continue
+                host.is_condemned = True
+                host.link.kill()
+                if host in busy:
+                    killed += min(len(host.sent), max(1, host.may_run))
+                else:
+                    where = host.link.place
+                    self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
+            await self._change(max(0.001, min(0.05, grace_s - waited_s)))
+        self._deliver = lambda outcomes: None
+        for ready in self._ready:
+            ready.cancel()
+        return killed
+
+    async def _change(self, most_s: float) -> None:
+        """Wait until a host has ended, or for so long."""
+        self._changed = changed = self._loop.create_future()
+        timer = self._loop.call_later(most_s, _done, changed)
+        try:
+            await changed
+        finally:
+            timer.cancel()
+
+    # -- hosts --------------------------------------------------------------------------------------------
+
+    def _host_of(self, number: int) -> Host | None:
+        return next((host for host in self._hosts if number in host.sent), None)
+
+    def _start_host(self) -> None:
+        host = Host()
+        host.link = self._launch(
+            lambda about, values: self._heard(host, about, values), lambda how: self._gone(host, how)
+        )
+        self._hosts.append(host)
+        host.link.send(["work", self._work])
+
+    def _go_on(self) -> None:
+        """Start hosts, divide the limit, and give out jobs."""
+        if self._is_closing:
+            return
+        jobs = len(self._queue) + sum(len(group) for group in self._groups)
+        if jobs:
+            held = sum(len(host.sent) for host in self._hosts)
+            while len(self._hosts) < min(self._limit, self._most, jobs + held):
+                try:
+                    self._start_host()
+                except OSError as error:  # no memory, no processes left
+                    if not self._hosts:
+                        self._on_broken(error)
+                        return
+                    break
+        self._divide()
+        self._give_groups()
+        if self._queue:
+            self._give_jobs()
+
+    def _divide(self) -> None:
+        """Tell each host its part of the limit; all that may run together never exceed it."""
+        hosts = [host for host in self._hosts if host.is_ready]
+        if not hosts:
+            return
+        limit = min(self._limit, len(hosts)) if self._is_single else self._limit
+        part, rest = divmod(limit, len(hosts))
+        shares = [part + (at < rest) for at in range(len(hosts))]
+        run = [min(host.may_run, len(host.sent)) for host in hosts]
+        # After a cut, some run more than their share; so much less the others may begin.
+        excess = sum(max(0, now - share) for now, share in zip(run, shares, strict=True))
+        for host, now, share in zip(hosts, run, shares, strict=True):
+            cut = min(share, excess) if now <= share else 0
+            excess -= cut
+            host.may_run = max(share - cut, now)
+            if share - cut != host.told:
+                self._tell(host, share - cut)
+
+    def _tell(self, host: Host, limit: int) -> None:
+        host.told = limit
+        host.link.send(["limit", limit])
+
+    def _give_groups(self) -> None:
+        """Suspects go to an empty host; if there is none, one is emptied for them."""
+        for host in self._hosts:
+            if self._groups and host.told and not host.sent:
+                host.is_alone, host.is_reserved = True, False
+                self._send(host, self._groups.popleft())
+        if self._groups and not any(host.is_alone or host.is_reserved for host in self._hosts):
+            ready = [host for host in self._hosts if host.told]
+            if ready:
+                min(ready, key=_load).is_reserved = True
+
+    def _give_jobs(self) -> None:
+        queue = self._queue
+        hosts = [host for host in self._hosts if host.told and not (host.is_alone or host.is_reserved)]
+        for at, host in enumerate(sorted(hosts, key=_load)):
+            room = host.told + self._ahead - len(host.sent)
+            if room < max(1, self._ahead // 2):
+                continue
+            left = min(room, -(-len(queue) // (len(hosts) - at)))
+            while left:
+                most = max(1, int(CHUNK_BYTES / self._item_bytes)) if self._item_bytes else 1
+                jobs = [queue.popleft() for _ in range(min(left, most))]
+                left -= len(jobs)
+                self._send(host, jobs)
+
+    def _send(self, host: Host, jobs: list[tuple[int, object]]) -> None:
+        try:
+            values = pack([item for _, item in jobs])
+        except Exception as error:  # noqa: BLE001 - what pickle raises depends on the object
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._send(host, [job])
+                return
+            number, item = jobs[0]
+            error.add_note(f"overlapped: an item of type {type(item).__name__} cannot be sent to another process")
+            outcome = Outcome(number, "error", error, self._now(), self._now())
+            self._loop.call_soon(self._deliver_late, outcome)
+            host.is_alone = host.is_alone and bool(host.sent)
+            return
+        self._item_bytes = max(len(values) / len(jobs), 0.5 * self._item_bytes)
+        host.sent.update(jobs)
+        host.link.send(["run", [number for number, _ in jobs]], values)
+
+    def _deliver_late(self, outcome: Outcome) -> None:
+        self._deliver([outcome])
+        self._go_on()
+
+    def _now(self) -> float:
+        return time.perf_counter() + self._offset_s
+
+    # -- what hosts say -----------------------------------------------------------------------------------
+
+    def _heard(self, host: Host, about: list[Any], values: memoryview) -> None:
+        """One frame. The methods that take it are named after what it is about."""
+        getattr(self, f"_heard_{about[0]}")(host, *about[1:], values)
+
+    def _heard_ready(self, host: Host, values: memoryview) -> None:
+        host.is_ready = True
+        self._false_starts = 0
+        self._settle_ready(None)
+        self._go_on()
+
+    def _heard_broken(self, host: Host, packed: tuple[bytes, str, str], values: memoryview) -> None:
+        error = unpack_error(PackedError(*packed), host.link.place)
+        if not self._settle_ready(error):
+            self._on_broken(error)
+
+    def _settle_ready(self, error: BaseException | None) -> bool:
+        waiting, self._ready = self._ready, []
+        for ready in waiting:
+            if not ready.done():
+                ready.set_result(None) if error is None else ready.set_exception(error)
+        return bool(waiting)
+
+    def _heard_started(self, host: Host, calls: list[tuple[int, float]], values: memoryview) -> None:
+        for number, started_s in calls:
+            if number in host.sent:
+                host.started[number] = started_s + self._offset_s
+        if self._is_single and len(host.sent) > 1:  # this call is long: what lies behind it need not wait
+            host.link.send(["back"])
+
+    def _heard_back(self, host: Host, numbers: list[int], values: memoryview) -> None:
+        back = [(number, host.sent.pop(number)) for number in numbers if number in host.sent]
+        gone = [number for number, _ in back if number in host.cancelled]
+        host.cancelled.difference_update(gone)
+        if gone:
+            now = self._now()
+            self._deliver([Outcome(number, "error", asyncio.CancelledError(), now, now) for number in gone])
+        if host.is_alone and back:
+            self._groups.appendleft(back)
+            host.is_alone = bool(host.sent)
+        else:
+            self._queue.extendleft(job for job in reversed(back) if job[0] not in gone)
+        self._go_on()
+
+    def _heard_unreadable(self, host: Host, numbers: list[int], packed: tuple[bytes, str, str], _: memoryview) -> None:
+        """Items that the host could not unpack; among several, nobody knows which."""
+        self._suspect(host, numbers, unpack_error(PackedError(*packed), host.link.place), is_sure=True)
+
+    def _heard_says(self, host: Host, text: str, values: memoryview) -> None:
+        self._on_message(text)
+
+    def _heard_closed(self, host: Host, packed: tuple[bytes, str, str], values: memoryview) -> None:
+        self._on_cleanup_error(unpack_error(PackedError(*packed), host.link.place))
+
+    def _heard_done(
+        self, host: Host, numbers: list[int], codes: bytes, times: list[tuple[float, float, int]], cpu_s: float,
+        values: memoryview,
+    ) -> None:  # fmt: skip
+        try:
+            results = pickle.loads(values)  # noqa: S301 - a private socket to a process of our own
+        except Exception as error:  # noqa: BLE001 - classes that this process does not have, or their own __setstate__
+            error.add_note(f"overlapped: a result from {host.link.place} cannot be read here")
+            self._suspect(host, list(dict.fromkeys(numbers)), error, is_sure=True)
+            return
+        others = sum(other.in_flight for other in self._hosts if other is not host)
+        outcomes = []
+        each_s = cpu_s / len(numbers)
+        offset = self._offset_s
+        sent, limit, verb = host.sent, self._limit, self._work.verb
+        spent = 0.0
+        for number, code, value, (started, ended, in_flight) in zip(numbers, codes, results, times, strict=True):
+            if number not in sent:
+                continue  # it was answered before
+            if code == PART:
+                host.emitted.add(number)
+                outcomes.append(Outcome(number, "part", value))
+                continue
+            item = sent.pop(number)
+            if self._suspects:
+                self._suspects.discard(number)
+            if host.started:
+                host.started.pop(number, None)
+            spent += ended - started
+            if code == OK:
+                kind, result = "ok", value
+                if verb == "tap":
+                    result = item
+                elif verb == "filter":
+                    result = item if value else DROPPED
+            elif code == ERROR:
+                kind, result = "error", unpack_error(PackedError(*value), host.link.place)
+            else:
+                kind, result = "ok", Spread(value, DROPPED) if code == MANY else DROPPED
+            at_once = min(limit, in_flight + others)
+            outcomes.append(Outcome(number, kind, result, started + offset, ended + offset, each_s, at_once))
+            host.in_flight = in_flight
+        self._after(host, outcomes, spent)
+
+    def _after(self, host: Host, outcomes: list[Outcome], spent_s: float) -> None:
+        if not host.sent:
+            host.is_alone = False
+            host.in_flight = 0
+        if host.emitted:
+            host.emitted.intersection_update(host.sent)
+        if host.cancelled:
+            host.cancelled.intersection_update(host.sent)
+        ended = sum(outcome.kind != "part" for outcome in outcomes)
+        if ended and spent_s:
+            mean_s = spent_s / ended
+            # Long calls count at once: what is sent ahead of them would wait for them.
+            known = self._mean_s if self._mean_s else mean_s
+            self._mean_s = max(mean_s, known + SMOOTHING * (mean_s - known))
+            share = max(1, host.told)
+            self._ahead = min(self._most_ahead, int(AHEAD_S * share / self._mean_s))
+            self._on_ahead(self._ahead * len(self._hosts))
+        self._deliver(outcomes)
+        self._go_on()
+
+    # -- what goes wrong ----------------------------------------------------------------------------------
+
+    def _later(self, delay_s: float, call: Callable[..., None], *args: object) -> None:
+        def fire() -> None:
+            self._timers.discard(handle)
+            call(*args)
+
+        handle = self._loop.call_later(delay_s, fire)
+        self._timers.add(handle)
+
+    def _condemn(self, host: Host, number: int) -> None:
+        """The call goes on though it was cancelled."""
+        if number in host.sent and host in self._hosts and not host.is_condemned:
+            host.is_condemned = True
+            host.link.kill()
+
+    def _gone(self, host: Host, how: str) -> None:
+        """A host has ended: its jobs are answered, suspected, or to be called again."""
+        self._hosts.remove(host)
+        if self._changed is not None:
+            _done(self._changed)
+        if self._is_closing:
+            return
+        now = self._now()
+        gone = [number for number in host.sent if number in host.cancelled]
+        for number in gone:
+            del host.sent[number]
+        if gone:
+            self._deliver([Outcome(number, "error", asyncio.CancelledError(), now, now) for number in gone])
+        if host.is_condemned and not host.is_alone:
+            self._queue.extendleft(reversed(host.sent.items()))
+        elif not host.is_ready:
+            self._false_starts += 1
+            error = HostDied(f"{host.link.place} ended with {how} before it was ready to work")
+            if self._false_starts >= FALSE_STARTS or self._settle_ready(error):
+                self._on_broken(error)
+                return
+        else:
+            died = HostDied(f"{host.link.place}, which made this call, ended with {how}")
+            self._suspect(host, [*host.sent], died)
+        self._go_on()
+
+    def _suspect(self, host: Host, numbers: list[int], error: BaseException, *, is_sure: bool = False) -> None:
+        """One of these jobs killed its host, or cannot be read: each half is tried again alone.
+
+        Args:
+            is_sure: if it is only one, it did.
+        """
+        jobs = [(number, host.sent.pop(number)) for number in numbers if number in host.sent]
+        now = self._now()
+        failed = [Outcome(number, "error", error, now, now) for number, _ in jobs if number in host.emitted]
+        jobs = [job for job in jobs if job[0] not in host.emitted]
+        if len(jobs) == 1 and (is_sure or jobs[0][0] in self._suspects):
+            failed.append(Outcome(jobs[0][0], "error", error, now, now))
+        elif jobs:
+            middle = len(jobs) // 2
+            self._groups.extend(group for group in (jobs[:middle], jobs[middle:]) if group)
+        self._suspects.update(number for number, _ in jobs)
+        for outcome in failed:
+            self._suspects.discard(outcome.number)
+        self._after(host, failed, 0.0)
+
+
+OK: Final = 0
+ERROR: Final = 1
+PART: Final = 2
+END: Final = 3  # of a generator, whose results went before
+MANY: Final = 4  # all results of one call at once
+
+
+def _number(job: tuple[int, object]) -> int:
+    return job[0]
+
+
+def _load(host: Host) -> float:
+    return len(host.sent) / max(1, host.told)
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,136 @@
+"""A process of ours: started fresh, spoken to through a socket, ended when the socket is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from overlapped._engine.frames import Wire
+from overlapped.errors import UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    OnFrame = Callable[[list[Any], memoryview], None]
+    OnGone = Callable[[str], None]
+
+REAP_S: Final = (0.001, 0.05)
+"""How soon to look again whether a process that hung up has ended, first and later."""
+
+
+class Link(Protocol):
+    """The way to one host."""
+
+    def send(self, about: list[Any], values: bytes = b"") -> None:
+        """Send a frame; never blocks."""
+
+    def kill(self) -> None:
+        """End the host at once, whatever it does."""
+
+    @property
+    def is_gone(self) -> bool:
+        """True if the host has ended and nothing is left of it."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """What it is, for messages: "process 123"."""
+        ...
+
+
+
+class ProcessLink:
+    """A Python of its own that serves one lane.
+
+    It is started by exec, never by fork alone: a forked loop, or a lock that another thread held, would not work.
+    It has a process group of its own, so that Ctrl-C in a terminal asks the run, not each of its processes.
+
+    Args:
+        lane: whose hosts these are; `overlapped.lanes.<lane>` serves.
+        prelude: what the process executes before it imports anything of ours.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, lane: str, prelude: str, on_frame: OnFrame, on_gone: OnGone
+    ) -> None:
+        self._loop = loop
+        self._on_gone = on_gone
+        self.is_gone = False
+        ours, theirs = socket.socketpair()
+        try:
+            code = f"import sys; sys.path[:] = sys.argv[3:]\n{prelude}\nfrom overlapped._child import main; main()"
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own code
+                [sys.executable, *_flags(), "-c", code, str(theirs.fileno()), lane, *sys.path],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._wire = Wire(ours, loop, on_frame, self._ended)
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return f"process {self._process.pid}"
+
+    def send(self, about: list[Any], values: bytes = b"") -> None:
+        """Send a frame; never blocks."""
+        self._wire.send(about, values)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def _ended(self) -> None:
+        self._reap(REAP_S[0])
+
+    def _reap(self, again_s: float) -> None:
+        code = self._process.poll()
+        if code is None:
+            self._loop.call_later(again_s, self._reap, min(2 * again_s, REAP_S[1]))
+            return
+        self.is_gone = True
+        self._on_gone(_how(code))
+
+
+def _how(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _flags() -> list[str]:
+    """The interpreter options of this process, as multiprocessing hands them on."""
+    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001 - no public way
+
+
+def refuse_where_there_are_none(at: str, lane: str) -> None:
+    """Refuse a lane of processes where they cannot be started.
+
+    Raises:
+        UsageError: on Windows, and in a Python that is part of another program.
+    """
+    if os.name != "posix":
+        raise UsageError(f'{at}: on="{lane}" needs socket pairs that a new process inherits, which only Unix has')
+    if not sys.executable:
+        raise UsageError(f'{at}: on="{lane}" needs sys.executable, which this Python does not tell')
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

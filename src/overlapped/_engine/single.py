@@ -1,0 +1,237 @@
+"""A host that makes plain calls, one at a time, in its main thread; a second thread keeps in touch with the run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from overlapped._engine.hosts import END, ERROR, MANY, PART
+from overlapped._engine.parcels import pack_error
+from overlapped._engine.resources import open_blocking
+from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
+from overlapped._engine.trays import TRAY_SIZE, Spread, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from overlapped._engine.frames import BlockingWire
+    from overlapped._engine.serving import Task
+
+SWITCH_S: Final = 0.0005
+"""How soon the thread that listens gets its turn while a call computes (Python's own: 5 ms)."""
+
+QUIET_LOOKS: Final = 4
+"""So often the listening thread sees no call before it believes that there is none."""
+
+
+class OneByOne:
+    """Plain calls, one at a time, in the main thread. A second thread reads, and says how it goes."""
+
+    def __init__(self, wire: BlockingWire, task: Task, lane: str) -> None:
+        self.wire = wire
+        self.task = task
+        self.lane = lane
+        self.answers = Answers(wire.send, time.process_time)
+        self.jobs: deque[tuple[int, object]] = deque()
+        self.wake = threading.Event()
+        self.has_ended = False
+        self.call: tuple[int, float] | None = None  # the one that runs: number, start
+        self.told: int = -1
+        self.cancelling = -1
+        self.acks: deque[tuple[int, int]] = deque()
+        self.acked = threading.Event()
+
+    def serve(self) -> None:
+        """Work until the run says that it is the end."""
+        sys.setswitchinterval(SWITCH_S)
+        signal.signal(signal.SIGUSR1, self._interrupt)
+        try:
+            with ExitStack() as stack:
+                self._serve(stack)
+        except BaseException as error:  # noqa: BLE001 - closing a resource failed; the run reports it
+            self.wire.send(["closed", tuple(pack_error(error))])
+
+    def _serve(self, stack: ExitStack) -> None:
+        try:
+            given = {name: open_blocking(make, name, stack) for name, make in self.task.factories.items()}
+        except BaseException as error:  # noqa: BLE001 - the run ends with it
+            self.wire.send(["broken", tuple(pack_error(error))])
+            return
+        main = threading.get_ident()
+        threading.Thread(target=self._listen, args=(main,), name="overlapped:listen", daemon=True).start()
+        self.wire.send(["ready"])
+        self._work(given)
+        self.answers.flush()
+
+    # -- in the main thread ---------------------------------------------------------------------------
+
+    def _work(self, given: dict[str, object]) -> None:
+        jobs, answers, clock = self.jobs, self.answers, time.perf_counter
+        flushed = ended = clock()
+        while True:
+            try:
+                number, item = jobs.popleft()
+            except IndexError:
+                answers.flush()
+                self.wake.clear()
+                if not jobs:
+                    if self.has_ended:
+                        return
+                    self.wake.wait()
+                flushed = ended = clock()
+                continue
+            started = ended
+            try:
+                code, value = self._make((number, started), item, given)
+            except BaseException as error:  # noqa: BLE001 - a cancellation that came as the call ended
+                self.call = None
+                code, value = ERROR, tuple(pack_error(error))
+            ended = clock()
+            answers.add((number, code, value, (started, ended, 1)))
+            del item
+            value = None
+            if ended - flushed > FLUSH_S:
+                answers.flush()
+                flushed = ended = clock()
+
+    def _make(self, call: tuple[int, float], item: object, given: dict[str, object]) -> tuple[int, object]:
+        try:
+            self.call = call
+            value = self.task.fn(item, **given)
+            if self.task.many:
+                code, value = self._hand_out(call[0], value)
+            else:
+                code, value = coded(self.task, value, self.lane)
+            self.call = None
+        except BaseException as error:  # noqa: BLE001 - becomes the item's failure, or ends the run, over there
+            self.call = None
+            return ERROR, tuple(pack_error(error))
+        return code, value
+
+    def _hand_out(self, number: int, value: Any) -> tuple[int, object]:
+        """Give a generator's results on as they come, never more than a tray ahead."""
+        if not hasattr(value, "__next__"):
+            given = spread(value, self.task.name)
+            if isinstance(given, Spread):
+                return MANY, given.items
+            return coded(self.task, given, self.lane)
+        results: Iterator[object] = value
+        untaken = 0
+        try:
+            for result in results:
+                now = time.perf_counter()
+                self.answers.add((number, PART, [result], (now, now, 1)))
+                untaken += 1
+                taken = self._acked(number, wait=untaken >= TRAY_SIZE)
+                if taken < 0:
+                    break
+                untaken -= taken
+        finally:
+            close = getattr(results, "close", None)
+            if close is not None:
+                close()
+        return END, None
+
+    def _acked(self, number: int, *, wait: bool) -> int:
+        """How many results have been taken since; -1: nobody wants more."""
+        total = 0
+        while True:
+            while self.acks:
+                index, count = self.acks.popleft()
+                if index == number:
+                    if count < 0:
+                        return -1
+                    total += count
+            if total or not wait:
+                return total
+            if self.has_ended:
+                return -1
+            self.answers.flush()
+            self.acked.clear()
+            if not self.acks:
+                self.acked.wait()
+
+    def _interrupt(self, signum: int, frame: object) -> None:
+        """A call is to stop: unless it has just ended."""
+        call = self.call
+        if call is not None and call[0] == self.cancelling:
+            self.cancelling = -1
+            raise asyncio.CancelledError
+
+    # -- in the thread that listens -------------------------------------------------------------------
+
+    def _listen(self, main: int) -> None:
+        quiet = 0
+        try:
+            while True:
+                if select.select([self.wire.fileno()], [], [], LONG_S if quiet < QUIET_LOOKS else None)[0]:
+                    for about, values in self.wire.frames():
+                        self._take(about, values, main)
+                    quiet = 0
+                elif self.call is None:
+                    quiet += 1
+                self._tell()
+        except (OSError, EOFError):
+            pass
+        except BaseException:  # noqa: BLE001 - a thread's end would go unnoticed, and the run would wait for ever
+            sys.excepthook(*sys.exc_info())
+        os._exit(1)  # nobody is there any more who wants an answer
+
+    def _tell(self) -> None:
+        """Say that a call is long, and send what was done before it."""
+        call = self.call
+        if call is not None and call[0] != self.told and time.perf_counter() - call[1] >= LONG_S:
+            self.told = call[0]
+            self.answers.flush()
+            self.wire.send(["started", [call]])
+
+    def _take(self, about: list[Any], values: memoryview, main: int) -> None:
+        what = about[0]
+        if what == "run":
+            try:
+                items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
+            except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
+                self.wire.send(["unreadable", about[1], tuple(pack_error(error))])
+                return
+            self.jobs.extend(zip(about[1], items, strict=True))
+            self.wake.set()
+        elif what == "ack":
+            self.acks.append((about[1], about[2]))
+            self.acked.set()
+        elif what == "back" or (what == "limit" and not about[1]):
+            self.wire.send(["back", self._give_back()])
+        elif what == "cancel":
+            self._cancel(about[1], main)
+        elif what == "end":
+            self._give_back()
+            self.has_ended = True
+            self.wake.set()
+            self.acked.set()
+
+    def _give_back(self) -> list[int]:
+        """Take all jobs from the queue that have not been started."""
+        numbers = []
+        while True:
+            try:
+                numbers.append(self.jobs.popleft()[0])
+            except IndexError:
+                return numbers
+
+    def _cancel(self, number: int, main: int) -> None:
+        call = self.call
+        if call is not None and call[0] == number:
+            self.cancelling = number
+            self.acks.append((number, -1))
+            self.acked.set()
+            signal.pthread_kill(main, signal.SIGUSR1)
+        elif any(job[0] == number for job in self.jobs):
+            self.wire.send(["back", self._give_back()])

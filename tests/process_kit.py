@@ -1,0 +1,176 @@
+"""Stage functions for hosts: they stand at the top of a module, where another process finds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+
+class Boom(Exception):
+    """An exception like most."""
+
+
+class Stubborn(Exception):
+    """An exception that cannot be read back: its __init__ wants two arguments."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Unpacks:
+    """An object that fails to be unpacked in a process other than `pid` (or in it)."""
+
+    def __init__(self, pid: int, *, elsewhere: bool) -> None:
+        self.pid = pid
+        self.elsewhere = elsewhere
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        if (os.getpid() != self.pid) == self.elsewhere:
+            raise Boom("it cannot be unpacked here")
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def odd(n: int) -> bool:
+    return n % 2 == 1
+
+
+def pid(_: object) -> int:
+    time.sleep(0.002)
+    return os.getpid()
+
+
+def several(n: int) -> Any:
+    yield from [n] * n
+
+
+def many(n: int) -> Any:
+    yield from range(n)
+
+
+def listed(n: int) -> list[int]:
+    return [n] * n
+
+
+def yields_then_fails(n: int) -> Any:
+    yield n
+    raise Boom(n)
+
+
+def fails_at_3(n: int) -> int:
+    if n == 3:
+        raise Boom(n)
+    return n
+
+
+def fails_stubbornly(n: int) -> int:
+    raise Stubborn("this", "that")
+
+
+def makes_a_lock(n: int) -> Any:
+    return threading.Lock() if n == 3 else n
+
+
+def makes_what_cannot_be_read(item: tuple[int, int]) -> Any:
+    n, parent = item
+    return Unpacks(parent, elsewhere=False) if n == 3 else n
+
+
+def length(value: bytes) -> bytes:
+    return value + b"!"
+
+
+def naps(n: float) -> float:
+    time.sleep(n)
+    return n
+
+
+def naps_through_signals(n: float) -> float:
+    """As a call into C that never comes back."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    time.sleep(n)
+    return n
+
+
+def short_but_for_7(n: int) -> int:
+    if n == 700:
+        time.sleep(0.5)
+    return n
+
+
+def dies_at_7(n: int) -> int:
+    if n == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+def dies_once(item: tuple[int, str]) -> int:
+    """At item 7, if nobody has died yet."""
+    n, path = item
+    if n == 7:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return n
+        os._exit(3)
+    return n
+
+
+def yields_then_dies(n: int) -> Any:
+    yield n
+    time.sleep(0.02)
+    if n == 1:
+        os._exit(3)
+    yield n
+
+
+def leaves(n: int) -> int:
+    raise SystemExit(5)
+
+
+def asynchronous(n: int) -> Any:
+    async def work() -> int:
+        return n
+
+    return work()
+
+
+def with_connection(n: int, connection: Any) -> Any:
+    connection.note(n)
+    return n, connection.pid
+
+
+class Connection:
+    """A resource that says what happens to it in a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pid = os.getpid()
+        self.note("open")
+
+    def note(self, what: object) -> None:
+        with open(self.path, "a", encoding="ascii") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+    def close(self) -> None:
+        self.note("close")
+
+
+def connect() -> Connection:
+    return Connection(os.environ["CONNECTION_NOTES"])
+
+
+def cannot_connect() -> Connection:
+    raise Boom("no connection")
+
+
+def inner(n: int) -> int:
+    from overlapped import flow
+
+    return sum(flow(range(n)).map(double, on="process", concurrency=1))

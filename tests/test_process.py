@@ -1,0 +1,492 @@
+"""The process lane: calls elsewhere come back as if they had been made here, whatever happens to a process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from overlapped import HostDied, Rate, RemoteError, Retry, UsageError
+from overlapped._engine import hosts
+from overlapped.errors import CallTimeout
+from overlapped.lanes import process
+from overlapped.testing import check_lane
+from tests import process_kit as kit
+from tests.rules.kit import flow, outcome, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="hosts need socket pairs that a process inherits")
+
+
+def make_port(fn, *, many: bool, ahead: int = hosts.MOST_AHEAD) -> hosts.HostPort:
+    from overlapped._engine.parcels import main_origin, pack_function
+
+    def broken(error: BaseException) -> None:
+        raise error
+
+    work = hosts.Work(
+        pack_function(fn, "check", "fn"),
+        (),
+        name="check",
+        verb="flat_map" if many else "map",
+        kind="plain",
+        many=many,
+        main=main_origin(),
+        argv=sys.argv,
+    )
+    return hosts.HostPort(
+        process.launch,
+        work,
+        clock=time.perf_counter,
+        most=6,
+        is_single=True,
+        ahead=ahead,
+        on_broken=broken,
+        on_cleanup_error=broken,
+        on_message=print,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [0, hosts.MOST_AHEAD])
+def test_it_keeps_the_contract_of_a_lane(ahead):
+    check_lane(functools.partial(make_port, ahead=ahead), is_chunked=ahead > 0)
+
+
+# -- results ----------------------------------------------------------------------------------------------
+
+
+def test_results_are_those_of_a_plain_loop(way, ordered):
+    values, error = outcome(flow(range(500)).map(kit.double, on="process", ordered=ordered), way)
+    assert error is None
+    assert sorted(values) == [2 * n for n in range(500)]
+    assert not ordered or values == sorted(values)
+
+
+def test_every_verb_runs_there(ordered):
+    options = {"on": "process", "ordered": ordered, "concurrency": 2}
+    chain = flow(range(20)).filter(kit.odd, **options).tap(kit.double, **options).flat_map(kit.several, **options)
+    assert sorted(chain.collect()) == sorted(n for n in range(1, 20, 2) for _ in range(n))
+
+
+@pytest.mark.parametrize("fn", [kit.several, kit.listed])
+def test_many_results_of_a_call_keep_their_order(fn, limit):
+    values = flow(range(12)).flat_map(fn, on="process", concurrency=limit).collect()
+    assert values == [n for n in range(12) for _ in range(n)]
+
+
+def test_a_generator_goes_on_as_its_results_are_taken():
+    chain = flow([5000, 3]).flat_map(kit.many, on="process", concurrency=1)
+    assert chain.collect() == [*range(5000), *range(3)]
+    assert chain.take(100).collect() == [*range(100)]
+
+
+def test_calls_run_in_processes_of_their_own():
+    values = flow(range(100)).map(kit.pid, on="process", concurrency=2).collect()
+    assert os.getpid() not in values
+    assert 1 <= len(set(values)) <= 2
+    assert len(set(flow(range(20)).map(kit.pid, on="process", concurrency=1))) == 1
+
+
+def test_large_items_and_results():
+    blobs = [bytes([n]) * 3_000_000 for n in range(6)]
+    assert flow(blobs).map(kit.length, on="process").collect() == [blob + b"!" for blob in blobs]
+
+
+def test_batches_and_partials():
+    assert flow(range(10)).batch(4).map(sum, on="process").collect() == [6, 22, 17]
+    assert flow(range(5)).map(functools.partial(pow, 2), on="process").collect() == [1, 2, 4, 8, 16]
+
+
+def test_retries_rates_and_keys():
+    report = flow(range(6)).map(kit.fails_at_3, on="process", retry=Retry(attempts=3, base_s=0.001)).run(
+        on_failure="keep"
+    )
+    assert (report.items, report.failed, report.stages[0].retries) == (5, 1, 2)
+    assert len(flow(range(30)).map(kit.double, on="process", rate=Rate(1000, per_s=1)).collect()) == 30
+    chain = flow(range(30)).map(kit.double, on="process", key=kit.odd, per_key=1, concurrency=4)
+    assert chain.collect() == [2 * n for n in range(30)]
+
+
+def test_the_account_knows_the_lane_and_its_cpu_time():
+    (stage,) = flow(range(50)).map(kit.pid, on="process", concurrency=8).run().stages
+    assert stage.lane == "process"
+    assert stage.calls == 50
+    assert 0 < stage.cpu_s < stage.service_s
+    assert stage.service_s >= 50 * 0.002
+
+
+def test_a_flow_in_a_process_may_have_processes():
+    assert flow([3, 4]).map(kit.inner, on="process", concurrency=2).collect() == [6, 12]
+
+
+def test_a_long_call_holds_up_none_of_the_short_ones_behind_it():
+    """Hundreds of short jobs lie ready in each process; those behind a long one are given back."""
+    got = []
+    with flow(range(1400)).map(kit.short_but_for_7, on="process", concurrency=2, ordered=False).open() as items:
+        for n in items:
+            got.append(n)  # noqa: PERF401 - those before the end count
+    assert sorted(got) == [*range(1400)]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert got[-1] == 700
+
+
+# -- failures ---------------------------------------------------------------------------------------------
+
+
+def test_an_exception_comes_out_as_itself_with_its_traceback_there(way):
+    values, error = outcome(flow(range(10)).map(kit.fails_at_3, on="process"), way)
+    assert values == [0, 1, 2]
+    assert type(error) is kit.Boom
+    assert error.args == (3,)
+    assert type(error.__cause__) is RemoteError
+    assert "in fails_at_3" in error.__cause__.text
+    assert any("stage 'fails_at_3', item 3" in note for note in error.__notes__)
+
+
+def test_an_exception_that_cannot_be_read_back_is_a_remote_error_with_its_text():
+    _, error = outcome(flow([1]).map(kit.fails_stubbornly, on="process"))
+    assert type(error) is RemoteError
+    assert "this and that" in str(error)
+    assert "in fails_stubbornly" in error.text
+
+
+def test_system_exit_ends_the_run_as_it_does_in_other_lanes():
+    _, error = outcome(flow(range(10)).map(kit.leaves, on="process"))
+    assert type(error) is SystemExit
+    assert error.code == 5
+
+
+def kept(chain):
+    """The results and the failures, by item."""
+    with chain.open(on_failure="keep") as items:
+        values = sorted(items)
+        failures = items.report.record.failures
+    return values, {failure.item: failure.error for failure in failures}
+
+
+def test_a_result_that_cannot_travel_is_the_failure_of_its_item_only():
+    values, failures = kept(flow(range(50)).map(kit.makes_a_lock, on="process"))
+    assert values == [n for n in range(50) if n != 3]
+    assert "lock" in str(failures[3])
+    assert "cannot be sent" in failures[3].__notes__[0]
+
+
+def test_a_result_that_cannot_be_read_here_is_the_failure_of_its_item_only():
+    items = [(n, os.getpid()) for n in range(50)]
+    values, failures = kept(flow(items).map(kit.makes_what_cannot_be_read, on="process"))
+    assert values == [n for n in range(50) if n != 3]
+    assert {item: type(error) for item, error in failures.items()} == {items[3]: kit.Boom}
+
+
+def test_an_item_that_cannot_travel_is_one_failure():
+    import threading
+
+    items = [1, threading.Lock(), 2]
+    values, failures = kept(flow(items).map(kit.double, on="process"))
+    assert values == [2, 4]
+    assert "item of type lock cannot be sent" in failures[items[1]].__notes__[0]
+
+
+def test_an_item_that_cannot_be_read_there_is_one_failure():
+    bad = kit.Unpacks(os.getpid(), elsewhere=True)
+    values, failures = kept(flow([*range(20), bad, *range(20)]).map(kit.double, on="process"))
+    assert len(values) == 40
+    assert {item: type(error) for item, error in failures.items()} == {bad: kit.Boom}
+
+
+def test_a_plain_function_that_returns_coroutines_is_refused():
+    _, error = outcome(flow([1]).map(kit.asynchronous, on="process"))
+    assert type(error) is UsageError
+
+
+# -- processes that die -----------------------------------------------------------------------------------
+
+
+def test_an_item_that_kills_its_process_is_one_failure(ordered):
+    values, failures = kept(flow(range(200)).map(kit.dies_at_7, on="process", ordered=ordered))
+    assert values == [n for n in range(200) if n != 7]
+    assert {item: type(error) for item, error in failures.items()} == {7: HostDied}
+    assert "SIGKILL" in str(failures[7])
+
+
+def test_an_item_whose_process_died_once_is_called_again(tmp_path):
+    items = [(n, str(tmp_path / "died")) for n in range(200)]
+    assert flow(items).map(kit.dies_once, on="process").collect() == [*range(200)]
+
+
+def test_a_process_killed_from_outside_costs_no_item(ordered):
+    victims = set()
+    got = []
+    with flow(range(300)).map(kit.pid, on="process", concurrency=2, ordered=ordered).open() as items:
+        for n, number in enumerate(items):
+            got.append(number)
+            if n in (20, 120):
+                victims.add(number)
+                os.kill(number, signal.SIGKILL)
+    assert len(got) == 300
+    assert len(set(got) - victims) >= 1
+
+
+def test_results_that_are_out_when_a_process_dies_are_not_given_twice():
+    values, failures = kept(flow([0, 1, 2]).flat_map(kit.yields_then_dies, on="process", concurrency=1))
+    assert values == [0, 0, 1, 2, 2]
+    assert {item: type(error) for item, error in failures.items()} == {1: HostDied}
+
+
+def test_processes_that_die_at_their_start_end_the_run(monkeypatch):
+    from overlapped._engine.links import ProcessLink
+
+    def launch(on_frame, on_gone):
+        import asyncio
+
+        return ProcessLink(asyncio.get_running_loop(), "process", "import os; os._exit(9)", on_frame, on_gone)
+
+    monkeypatch.setattr(process, "launch", launch)
+    _, error = outcome(flow(range(10)).map(kit.double, on="process"))
+    assert type(error) is HostDied
+    assert "exit code 9 before it was ready" in str(error)
+
+
+def test_no_process_is_left_when_the_run_itself_is_killed(tmp_path):
+    code = """
+        import sys, time
+        from overlapped import flow
+        from tests import process_kit as kit
+
+        with flow(range(1000)).map(kit.pid, on="process", concurrency=2).open() as items:
+            pids = {next(items) for _ in range(100)}
+            print(*pids, flush=True)
+            time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pids = [int(pid) for pid in run.stdout.readline().split()]
+        run.kill()
+    assert pids
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+
+
+# -- the end, time-outs -----------------------------------------------------------------------------------
+
+
+def test_a_break_leaves_no_process():
+    for _ in flow(range(10_000)).map(kit.double, on="process"):
+        break
+    with flow(range(10_000)).map(kit.pid, on="process").open() as items:
+        next(items)
+
+
+def test_calls_that_nobody_wants_are_cancelled_and_not_waited_for():
+    started = time.perf_counter()
+    assert flow([0.01, 30, 30, 30]).map(kit.naps, on="process", concurrency=2).take(1).collect() == [0.01]
+    assert time.perf_counter() - started < 5
+
+
+def test_a_call_in_a_process_is_cancelled_at_its_time_out():
+    started = time.perf_counter()
+    values, failures = kept(flow([30.0, 0.01, 0.02]).map(kit.naps, on="process", concurrency=1, timeout_s=0.2))
+    assert values == [0.01, 0.02]
+    assert {item: type(error) for item, error in failures.items()} == {30.0: CallTimeout}
+    assert time.perf_counter() - started < 5
+
+
+def test_a_call_that_cannot_be_cancelled_loses_its_process(monkeypatch):
+    monkeypatch.setattr(hosts, "CANCEL_S", 0.1)
+    chain = flow([30.0, 0.01, 0.02]).map(kit.naps_through_signals, on="process", concurrency=1, timeout_s=0.2)
+    values, failures = kept(chain)
+    assert values == [0.01, 0.02]
+    assert {item: type(error) for item, error in failures.items()} == {30.0: CallTimeout}
+
+
+def test_nothing_is_called_for_an_empty_flow():
+    assert flow(range(10)).map(kit.double, on="process").take(0).collect() == []
+    assert flow([]).map(kit.double, on="process").collect() == []
+
+
+# -- resources --------------------------------------------------------------------------------------------
+
+
+def test_each_process_opens_and_closes_resources_of_its_own(tmp_path, monkeypatch):
+    notes = tmp_path / "notes"
+    monkeypatch.setenv("CONNECTION_NOTES", str(notes))
+    chain = flow(range(60)).map(kit.with_connection, on="process", concurrency=2).using(connection=kit.connect)
+    pids = {pid for _, pid in chain.collect()}
+    lines = [line.split() for line in notes.read_text().splitlines()]
+    opened = [pid for what, pid in lines if what == "open"]
+    assert sorted(opened) == sorted(pid for what, pid in lines if what == "close")
+    assert {str(pid) for pid in pids} <= set(opened)
+    assert str(os.getpid()) not in opened
+
+
+def test_a_resource_that_cannot_be_opened_ends_the_run_before_the_source_is_pulled():
+    pulled = []
+
+    def source():
+        pulled.append(1)
+        yield 1
+
+    chain = flow(source).map(kit.with_connection, on="process").using(connection=kit.cannot_connect)
+    _, error = outcome(chain)
+    assert type(error) is kit.Boom
+    assert pulled == []
+
+
+# -- what can be sent -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_cloudpickle(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+
+
+def test_a_lambda_is_refused_when_written(no_cloudpickle):
+    with pytest.raises(UsageError, match="at the top of a module, or install cloudpickle"):
+        flow([1]).map(lambda n: n, on="process")
+
+
+def test_a_function_in_a_function_is_refused_when_written(no_cloudpickle):
+    def local(n):
+        return n
+
+    with pytest.raises(UsageError, match=r'map\(local, on=.process.\): local cannot be sent'):
+        flow([1]).map(local, on="process")
+
+
+def test_a_lambda_travels_with_cloudpickle():
+    pytest.importorskip("cloudpickle")
+    factor = 3
+    assert flow(range(3)).map(lambda n: n * factor, on="process").collect() == [0, 3, 6]
+    chain = flow(range(3)).map(kit.with_connection, on="process").using(connection=lambda: kit.Connection(os.devnull))
+    assert [n for n, _ in chain.collect()] == [0, 1, 2]
+
+
+def test_async_functions_of_tornado_are_refused_when_written():
+    from tornado import gen
+
+    @gen.coroutine
+    def fn(n):
+        yield gen.sleep(0)
+
+    with pytest.raises(UsageError, match=r"write \.map\(fn\)"):
+        flow([1]).map(fn, on="process")
+
+
+def script(tmp_path, text: str, *args: str) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "job.py"
+    path.write_text(textwrap.dedent(text))
+    return subprocess.run(
+        [sys.executable, *(args or [str(path)])], capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path
+    )
+
+
+def test_functions_classes_and_errors_of_a_script_travel(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from overlapped import flow
+
+        class Point:
+            def __init__(self, x): self.x = x
+
+        class Odd(Exception): pass
+
+        def move(p):
+            if p.x == 3:
+                raise Odd(p.x)
+            return Point(p.x + 1)
+
+        if __name__ == "__main__":
+            print([p.x for p in flow([Point(1), Point(5)]).map(move, on="process")])
+            try:
+                flow([Point(3)]).map(move, on="process").run()
+            except Odd as error:
+                print("odd", error.args)
+        """,
+    )
+    assert (done.stdout, done.stderr) == ("[2, 6]\nodd (3,)\n", "")
+
+
+def test_a_module_run_by_name_travels(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from overlapped import flow
+
+        def move(n): return n + 1
+
+        if __name__ == "__main__":
+            print(flow([1, 2]).map(move, on="process").collect())
+        """,
+        "-m",
+        "job",
+    )
+    assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
+
+
+def test_a_script_that_starts_its_run_on_import_is_told_what_to_write(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from overlapped import flow
+
+        def move(n): return n + 1
+
+        print(flow([1, 2]).map(move, on="process").collect())
+        """,
+    )
+    assert done.returncode == 1
+    assert 'put the run under  if __name__ == "__main__":' in done.stderr
+
+
+def test_a_function_typed_in_is_refused_without_cloudpickle(tmp_path):
+    done = script(
+        tmp_path,
+        "",
+        "-c",
+        textwrap.dedent("""
+        import sys
+        sys.modules["cloudpickle"] = None
+        from overlapped import flow, UsageError
+        def move(n): return n + 1
+        try:
+            flow([1]).map(move, on="process")
+        except UsageError as error:
+            print(error)
+        """),
+    )
+    assert "stands in a main module that has no file" in done.stdout
+
+
+def test_a_function_whose_module_cannot_be_imported_there_ends_the_run(monkeypatch):
+    import types
+
+    module = types.ModuleType("only_here")
+
+    def fn(n):
+        return n
+
+    fn.__module__ = "only_here"
+    fn.__qualname__ = "fn"
+    module.fn = fn
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    _, error = outcome(flow([1]).map(fn, on="process"))
+    assert type(error) is ModuleNotFoundError
+
+
+def test_standard_output_of_a_call_is_that_of_the_run(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from overlapped import flow
+
+        if __name__ == "__main__":
+            flow(["hello"]).map(print, on="process").run()
+        """,
+    )
+    assert (done.stdout, done.stderr) == ("hello\n", "")
