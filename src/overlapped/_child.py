@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from overlapped._engine.frames import BlockingWire
-from overlapped._engine.hosts import Work
+from overlapped._engine.host import Work
 from overlapped._engine.parcels import LazyMain, pack_error
 from overlapped._engine.serving import Task
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Serve `overlapped.lanes.<lane>`. Arguments: the socket's descriptor, the lane, `sys.path`."""
     descriptor, lane = int(sys.argv[1]), sys.argv[2]
-    os.set_inheritable(descriptor, False)  # noqa: FBT003 - its only argument
+    os.set_inheritable(descriptor, False)
     with socket.socket(fileno=descriptor) as sock:
         wire = BlockingWire(sock)
         try:

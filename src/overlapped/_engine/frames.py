@@ -7,7 +7,6 @@ they were. `Wire` moves frames on a loop, `BlockingWire` in threads.
 from __future__ import annotations
 
 import pickle
-import socket
 import struct
 import threading
 from collections import deque
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from collections.abc import Callable, Iterator
 
 PROTOCOL: Final = 5
@@ -171,8 +171,16 @@ class BlockingWire:
                 for piece in pieces:
                     self._sock.sendall(piece)
 
+    def left(self) -> Iterator[tuple[list[Any], memoryview]]:
+        """The frames that came with the last one that `next` gave."""
+        return self._receiver.received(0)
+
     def frames(self) -> Iterator[tuple[list[Any], memoryview]]:
-        """The frames that come in one read, waiting for the first byte; none when the other end is gone."""
+        """The frames that come in one read, waiting for the first byte.
+
+        Raises:
+            EOFError: the other end is gone.
+        """
         try:
             count = self._sock.recv_into(self._receiver.room())
         except ConnectionError:
@@ -182,13 +190,13 @@ class BlockingWire:
         return self._receiver.received(count)
 
     def next(self) -> tuple[list[Any], memoryview]:
-        """The next frame; only for an end that gets one at a time.
+        """The next frame.
 
         Raises:
             EOFError: the other end is gone.
         """
         while True:
-            for one in self._receiver.received(0):
+            for one in self.left():
                 return one
             for one in self.frames():
                 return one

@@ -10,20 +10,19 @@ import asyncio
 import pickle
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
+from overlapped._engine.host import Host
 from overlapped._engine.parcels import PackedError, know_main, pack, refuse_while_main_is_imported, unpack_error
 from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.scope import GRACE_S
-from overlapped._engine.trays import DROPPED, Spread
 from overlapped.errors import HostDied, RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from overlapped._engine.frames import BlockingWire
+    from overlapped._engine.host import Entry, Work
     from overlapped._engine.links import Link, OnFrame, OnGone
-    from overlapped._engine.serving import Task
 
 AHEAD_S: Final = 0.002
 """So much work lies ready in a host beyond what it runs: 1 ms of it, and a way there and back (benchmarks/lanes.py)."""
@@ -42,87 +41,6 @@ FALSE_STARTS: Final = 3
 
 SMOOTHING: Final = 0.2
 """Weight of the newest chunk in the mean service time."""
-
-
-class HostLane(Protocol):
-    """What a lane whose calls run in hosts says of itself: the names that its module has."""
-
-    KINDS: frozenset[str]
-    """Kinds of functions that it takes."""
-
-    def refuse_here(self, at: str) -> None:
-        """Raise UsageError where this lane cannot work: the platform, a package that is missing."""
-
-    def most_hosts(self) -> int:
-        """Hosts of one stage at most."""
-        ...
-
-    def is_single(self, kind: str) -> bool:
-        """True if a host makes one call at a time, for that kind of function."""
-        ...
-
-    def launch(self, on_frame: OnFrame, on_gone: OnGone) -> Link:
-        """Start a host. It is told of every frame, and at last how the host ended. Called on the loop."""
-        ...
-
-    def serve(self, wire: BlockingWire, task: Task) -> None:
-        """In the host: make calls until the run says that it is the end."""
-
-
-class Work(NamedTuple):
-    """What a host has to know before its first job. The functions are packed by `parcels`.
-
-    Attributes:
-        fn: the function, packed.
-        factories: the resources it wants: (name, packed factory).
-        name, verb, kind, many: of the stage, as `CrewSpec` and `Described` say.
-        wants: the function's other parameters, for messages.
-        main: where `__main__` is.
-        argv: `sys.argv`.
-    """
-
-    fn: bytes
-    factories: tuple[tuple[str, bytes], ...]
-    name: str
-    verb: str
-    kind: str
-    many: bool
-    main: tuple[str, str]
-    argv: list[str]
-
-
-class Host:
-    """One host, as its port sees it."""
-
-    __slots__ = (
-        "cancelled",
-        "emitted",
-        "in_flight",
-        "is_alone",
-        "is_condemned",
-        "is_ready",
-        "is_reserved",
-        "link",
-        "may_run",
-        "sent",
-        "started",
-        "told",
-    )
-
-    link: Link
-
-    def __init__(self) -> None:
-        self.is_ready = False
-        self.is_reserved = False  # to be emptied for a group of suspects
-        self.is_alone = False  # it has such a group, and gets nothing else
-        self.is_condemned = False  # killed by us, for a call that did not stop
-        self.told = 0  # calls that it may make at once
-        self.may_run = 0  # calls that it may be making: more than told for a while after that was lowered
-        self.in_flight = 0  # when its latest call started
-        self.sent: dict[int, object] = {}  # the jobs it has not answered
-        self.started: dict[int, float] = {}  # those known to run, on our clock
-        self.emitted: set[int] = set()  # those that have given a part of their results
-        self.cancelled: set[int] = set()
 
 
 class HostPort:
@@ -224,9 +142,7 @@ class HostPort:
 
     def running(self) -> list[Running]:
         """The calls that hosts have told of; those that were sent and may have begun have no start yet."""
-        return [
-            Running(number, host.started.get(number, float("inf"))) for host in self._hosts for number in host.sent
-        ]
+        return [Running(number, host.started.get(number, float("inf"))) for host in self._hosts for number in host.sent]
 
     def acknowledge(self, index: int, count: int) -> None:
         """Let a generator go on."""
@@ -355,8 +271,10 @@ class HostPort:
         queue = self._queue
         hosts = [host for host in self._hosts if host.told and not (host.is_alone or host.is_reserved)]
         for at, host in enumerate(sorted(hosts, key=_load)):
-            room = host.told + self._ahead - len(host.sent)
-            if room < max(1, self._ahead // 2):
+            # Nothing lies ready behind a call that is known to be long.
+            ahead = 0 if self._is_single and host.started else self._ahead
+            room = host.told + ahead - len(host.sent)
+            if room < max(1, ahead // 2):
                 continue
             left = min(room, -(-len(queue) // (len(hosts) - at)))
             while left:
@@ -445,49 +363,27 @@ class HostPort:
     def _heard_closed(self, host: Host, packed: tuple[bytes, str, str], values: memoryview) -> None:
         self._on_cleanup_error(unpack_error(PackedError(*packed), host.link.place))
 
-    def _heard_done(
-        self, host: Host, numbers: list[int], codes: bytes, times: list[tuple[float, float, int]], cpu_s: float,
-        values: memoryview,
-    ) -> None:  # fmt: skip
+    def _heard_done(self, host: Host, entries: list[Entry], cpu_s: float, values: memoryview) -> None:
         try:
             results = pickle.loads(values)  # noqa: S301 - a private socket to a process of our own
         except Exception as error:  # noqa: BLE001 - classes that this process does not have, or their own __setstate__
             error.add_note(f"overlapped: a result from {host.link.place} cannot be read here")
-            self._suspect(host, list(dict.fromkeys(numbers)), error, is_sure=True)
+            self._suspect(host, list(dict.fromkeys(entry[0] for entry in entries)), error, is_sure=True)
             return
         others = sum(other.in_flight for other in self._hosts if other is not host)
         outcomes = []
-        each_s = cpu_s / len(numbers)
-        offset = self._offset_s
-        sent, limit, verb = host.sent, self._limit, self._work.verb
-        spent = 0.0
-        for number, code, value, (started, ended, in_flight) in zip(numbers, codes, results, times, strict=True):
-            if number not in sent:
-                continue  # it was answered before
-            if code == PART:
-                host.emitted.add(number)
-                outcomes.append(Outcome(number, "part", value))
+        spent_s = 0.0
+        for entry, value in zip(entries, results, strict=True):
+            outcome = host.outcome(self._work.verb, entry, value, self._offset_s)
+            if outcome is None:
                 continue
-            item = sent.pop(number)
-            if self._suspects:
-                self._suspects.discard(number)
-            if host.started:
-                host.started.pop(number, None)
-            spent += ended - started
-            if code == OK:
-                kind, result = "ok", value
-                if verb == "tap":
-                    result = item
-                elif verb == "filter":
-                    result = item if value else DROPPED
-            elif code == ERROR:
-                kind, result = "error", unpack_error(PackedError(*value), host.link.place)
-            else:
-                kind, result = "ok", Spread(value, DROPPED) if code == MANY else DROPPED
-            at_once = min(limit, in_flight + others)
-            outcomes.append(Outcome(number, kind, result, started + offset, ended + offset, each_s, at_once))
-            host.in_flight = in_flight
-        self._after(host, outcomes, spent)
+            if outcome.kind != "part":
+                self._suspects.discard(outcome.number)
+                spent_s += outcome.ended_s - outcome.started_s
+                at_once = min(self._limit, entry[4] + others)
+                outcome = outcome._replace(cpu_s=cpu_s / len(entries), in_flight=at_once)
+            outcomes.append(outcome)
+        self._after(host, outcomes, spent_s)
 
     def _after(self, host: Host, outcomes: list[Outcome], spent_s: float) -> None:
         if not host.sent:
@@ -501,7 +397,7 @@ class HostPort:
         if ended and spent_s:
             mean_s = spent_s / ended
             # Long calls count at once: what is sent ahead of them would wait for them.
-            known = self._mean_s if self._mean_s else mean_s
+            known = self._mean_s or mean_s
             self._mean_s = max(mean_s, known + SMOOTHING * (mean_s - known))
             share = max(1, host.told)
             self._ahead = min(self._most_ahead, int(AHEAD_S * share / self._mean_s))
@@ -554,8 +450,7 @@ class HostPort:
     def _suspect(self, host: Host, numbers: list[int], error: BaseException, *, is_sure: bool = False) -> None:
         """One of these jobs killed its host, or cannot be read: each half is tried again alone.
 
-        Args:
-            is_sure: if it is only one, it did.
+        If it is only one and `is_sure`, it did.
         """
         jobs = [(number, host.sent.pop(number)) for number in numbers if number in host.sent]
         now = self._now()
@@ -570,13 +465,6 @@ class HostPort:
         for outcome in failed:
             self._suspects.discard(outcome.number)
         self._after(host, failed, 0.0)
-
-
-OK: Final = 0
-ERROR: Final = 1
-PART: Final = 2
-END: Final = 3  # of a generator, whose results went before
-MANY: Final = 4  # all results of one call at once
 
 
 def _number(job: tuple[int, object]) -> int:

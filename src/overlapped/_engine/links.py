@@ -43,7 +43,6 @@ class Link(Protocol):
         ...
 
 
-
 class ProcessLink:
     """A Python of its own that serves one lane.
 
@@ -114,7 +113,7 @@ def _how(code: int) -> str:
 
 def _flags() -> list[str]:
     """The interpreter options of this process, as multiprocessing hands them on."""
-    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001 - no public way
+    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001 - no public way
 
 
 def refuse_where_there_are_none(at: str, lane: str) -> None:

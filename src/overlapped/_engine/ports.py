@@ -192,10 +192,13 @@ class Ported:
             self.crew.drop(job_)
         for running in list(self.port.running()):
             if running.number > index and running.number in self.pending:
-                if self.port.cancel(running.number):
-                    self.told.add(running.number)
-                self.port.acknowledge(running.number, -1)
-                self._lose(running)
+                self._stop(running)
+
+    def _stop(self, running: Running) -> None:
+        if self.port.cancel(running.number):
+            self.told.add(running.number)
+        self.port.acknowledge(running.number, -1)
+        self._lose(running)
 
     def _lose(self, running: Running) -> None:
         """Its item needs no answer any more; its slot stays taken until the call ends."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import describe, is_awaitable, is_generator, refuse_result
 from overlapped._engine.frames import PROTOCOL
-from overlapped._engine.hosts import ERROR, OK
+from overlapped._engine.host import ERROR, OK
 from overlapped._engine.parcels import pack, pack_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlapped._engine.callables import Described
-    from overlapped._engine.hosts import Work
+    from overlapped._engine.host import Work
 
 FLUSH_S: Final = 0.001
 """Outcomes wait so long for company: a frame costs 40-90 us (prototype)."""
@@ -72,8 +72,7 @@ class Answers:
             except Exception:  # noqa: BLE001 - one of them cannot travel; which?
                 entries = [_checked(entry) for entry in entries]
                 values = pack([value for _, _, value, _ in entries])
-            numbers, codes, _, times = zip(*entries, strict=True)
-            self._send(["done", [*numbers], bytes(codes), [*times], spent_s], values)
+            self._send(["done", [(number, code, *times) for number, code, _, times in entries], spent_s], values)
 
 
 def _checked(entry: tuple[int, int, object, tuple[float, float, int]]) -> tuple[int, int, object, Any]:

@@ -10,11 +10,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.hosts import END, ERROR, MANY, PART
+from overlapped._engine.host import END, ERROR, MANY, PART
 from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import open_blocking
 from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
@@ -172,18 +173,20 @@ class OneByOne:
     def _listen(self, main: int) -> None:
         quiet = 0
         try:
+            for about, values in self.wire.left():
+                self._take(about, values, main)
             while True:
                 if select.select([self.wire.fileno()], [], [], LONG_S if quiet < QUIET_LOOKS else None)[0]:
                     for about, values in self.wire.frames():
                         self._take(about, values, main)
                     quiet = 0
-                elif self.call is None:
-                    quiet += 1
+                else:
+                    quiet = quiet + 1 if self.call is None and not self.jobs else 0
                 self._tell()
         except (OSError, EOFError):
             pass
         except BaseException:  # noqa: BLE001 - a thread's end would go unnoticed, and the run would wait for ever
-            sys.excepthook(*sys.exc_info())
+            traceback.print_exc()
         os._exit(1)  # nobody is there any more who wants an answer
 
     def _tell(self) -> None:

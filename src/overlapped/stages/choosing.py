@@ -9,7 +9,7 @@ from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
     from overlapped._engine.callables import Described
-    from overlapped._engine.hosts import HostLane
+    from overlapped._engine.host import HostLane
 
 HOSTED: Final = ("process",)
 """Lanes whose calls run in other processes."""

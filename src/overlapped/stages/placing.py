@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from overlapped._engine.callables import Described
     from overlapped._engine.crew import Crew
-    from overlapped._engine.hosts import HostPort, Work
+    from overlapped._engine.host import Work
+    from overlapped._engine.hosts import HostPort
     from overlapped._engine.job import Job
     from overlapped._engine.ports import Outcome
     from overlapped._engine.shape import Shape
@@ -69,7 +70,7 @@ class Placing:
         """Pack what hosts must know, and start the first one while the run opens its resources."""
         import sys
 
-        from overlapped._engine.hosts import Work
+        from overlapped._engine.host import Work
         from overlapped._engine.parcels import main_origin, pack_function
 
         crew, scope, name = self.crew, self.crew.scope, self.described.name
@@ -91,7 +92,7 @@ class Placing:
     async def _start_hosts(self) -> None:
         from overlapped._engine.hosts import HostPort
 
-        crew, scope, room = self.crew, self.crew.scope, hosted(self.lane)
+        scope, room = self.crew.scope, hosted(self.lane)
         self.port = HostPort(
             room.launch,
             self.work,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from overlapped._engine.ports import Outcome, Port
 
-QUIET_S: Final = 2.5
+QUIET_S: Final = 10.0
 """When a port from which nothing comes is given up."""
 
 SETTLE_S: Final = 0.008

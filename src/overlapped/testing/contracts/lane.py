@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STRESS_JOBS: Final = 300
 
-LONGEST_S: Final = 25.0
+LONGEST_S: Final = 60.0
 """When a scenario that comes to no end is given up."""
 
 
