@@ -136,6 +136,7 @@ def options(spec: ControllerSpec) -> None:
     pages.map(parse, concurrency=AUTO, on=AUTO)
     pages.map(parse, concurrency=AUTO(max=3))
     pages.map(parse, concurrency=spec, on="inline")
+    pages.map(parse, concurrency=AUTO, on="process")
     pages.map(fetch_page, retry=Retry(attempts=3, exceptions=(OSError, Overloaded)), rate=Rate(5, per_s=1))
     pages.map(fetch_page, retry=None, timeout_s=None, rate=None, name=None, on="coroutine")
     pages.map(fetch_page, key=lambda page: page.url, per_key=2)

@@ -178,9 +178,7 @@ def test_what_is_no_rate_is_refused_when_written(rate):
 @virtual
 async def test_who_waited_for_a_token_does_not_start_above_a_limit_lowered_meanwhile(ordered):
     calls = Calls(service_s=lambda n: 2.5 if n else 0.5)
-    report = await (
-        flow(range(5)).map(calls, concurrency=Limits(3, 1), ordered=ordered, rate=Rate(1, per_s=1)).arun()
-    )
+    report = await flow(range(5)).map(calls, concurrency=Limits(3, 1), ordered=ordered, rate=Rate(1, per_s=1)).arun()
     # 1 and 2 wait when 0 has ended and the limit is 1.
     assert calls.started == [(0, 0.0), (1, 1.0), (2, 3.5), (3, 6.0), (4, 8.5)]
     assert report.items == 5

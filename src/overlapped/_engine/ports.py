@@ -303,7 +303,7 @@ class Ported:
         def due() -> None:
             self.crew.rate_waits -= is_for_rate
             self.held.pop(job, None)
-            if self._is_filled():  # the limit has been lowered meanwhile: beside the next token this one would be too many
+            if self._is_filled():  # the limit has been lowered: beside the next token this one would be too many
                 self.crew.use_token(job)
             self.crew.ready.appendleft(job)
             self.crew.open_gate()
