@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -174,3 +175,74 @@ def inner(n: int) -> int:
     from overlapped import flow
 
     return sum(flow(range(n)).map(double, on="process", concurrency=1))
+
+
+# -- coroutine functions ----------------------------------------------------------------------------------
+
+
+async def adouble(n: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * n
+
+
+async def aodd(n: int) -> bool:
+    await asyncio.sleep(0.001)
+    return n % 2 == 1
+
+
+async def aseveral(n: int) -> Any:
+    for _ in range(n):
+        await asyncio.sleep(0)
+        yield n
+
+
+async def alisted(n: int) -> list[int]:
+    return [n] * n
+
+
+async def naps_awaiting(n: float) -> tuple[int, float, float]:
+    started = time.perf_counter()
+    await asyncio.sleep(n)
+    return os.getpid(), started, time.perf_counter()
+
+
+async def naps_and_says(item: tuple[float, str]) -> None:
+    nap_s, path = item
+    try:
+        await asyncio.sleep(nap_s)
+    except asyncio.CancelledError:
+        with open(path, "w", encoding="ascii") as file:
+            file.write("cancelled")
+        raise
+
+
+async def dies_awaiting_at_7(n: int) -> int:
+    await asyncio.sleep(0.01)
+    if n == 7:
+        os._exit(3)
+    return n
+
+
+async def fails_awaiting_at_3(n: int) -> int:
+    await asyncio.sleep(0.001)
+    return fails_at_3(n)
+
+
+async def with_session(n: int, session: Any) -> tuple[int, int]:
+    await asyncio.sleep(0.001)
+    assert session.is_open
+    return n, session.pid
+
+
+class Session:
+    """A resource that belongs to a loop."""
+
+    async def __aenter__(self) -> Session:
+        self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
+        self.is_open = True
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert asyncio.get_running_loop() is self.loop
+        self.is_open = False

@@ -19,14 +19,20 @@ from overlapped._engine.host import Work
 from overlapped.errors import CallTimeout
 from overlapped.lanes import process
 from overlapped.testing import check_lane
+from overlapped.testing.contracts import jobs
 from tests.rules import process_kit as kit
-from tests.rules.kit import flow, outcome, wait_until
+from tests.rules.kit import Limits, flow, outcome, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="hosts need socket pairs that a process inherits")
 
 
-def make_port(fn, *, many: bool, ahead: int = hosts.MOST_AHEAD) -> hosts.HostPort:
+TWINS = {jobs.call_one: jobs.call_one_async, jobs.call_many: jobs.call_many_async}
+
+
+def make_port(fn, *, many: bool, ahead: int = hosts.MOST_AHEAD, is_async: bool = False) -> hosts.HostPort:
     from overlapped._engine.parcels import main_origin, pack_function
+
+    fn = TWINS[fn] if is_async else fn
 
     def broken(error: BaseException) -> None:
         raise error
@@ -36,7 +42,7 @@ def make_port(fn, *, many: bool, ahead: int = hosts.MOST_AHEAD) -> hosts.HostPor
         (),
         name="check",
         verb="flat_map" if many else "map",
-        kind="plain",
+        kind="coroutine" if is_async else "plain",
         many=many,
         main=main_origin(),
         argv=sys.argv,
@@ -45,8 +51,8 @@ def make_port(fn, *, many: bool, ahead: int = hosts.MOST_AHEAD) -> hosts.HostPor
         process.launch,
         work,
         clock=time.perf_counter,
-        most=6,
-        is_single=True,
+        most=2 if is_async else 6,
+        is_single=not is_async,
         ahead=ahead,
         on_broken=broken,
         on_cleanup_error=broken,
@@ -55,9 +61,10 @@ def make_port(fn, *, many: bool, ahead: int = hosts.MOST_AHEAD) -> hosts.HostPor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
 @pytest.mark.parametrize("ahead", [0, hosts.MOST_AHEAD])
-def test_it_keeps_the_contract_of_a_lane(ahead):
-    check_lane(functools.partial(make_port, ahead=ahead), is_chunked=ahead > 0)
+def test_it_keeps_the_contract_of_a_lane(ahead, is_async):
+    check_lane(functools.partial(make_port, ahead=ahead, is_async=is_async), is_chunked=ahead > 0 or is_async)
 
 
 # -- results ----------------------------------------------------------------------------------------------
@@ -284,7 +291,8 @@ def test_a_break_leaves_no_process():
 
 def test_calls_that_nobody_wants_are_cancelled_and_not_waited_for():
     started = time.perf_counter()
-    assert flow([0.01, 30, 30, 30]).map(kit.naps, on="process", concurrency=2).take(1).collect() == [0.01]
+    with flow([0.01, 30, 30, 30]).map(kit.naps, on="process", concurrency=2).open() as items:
+        assert next(items) == 0.01
     assert time.perf_counter() - started < 5
 
 
@@ -490,3 +498,82 @@ def test_standard_output_of_a_call_is_that_of_the_run(tmp_path):
         """,
     )
     assert (done.stdout, done.stderr) == ("hello\n", "")
+
+
+# -- coroutine functions ----------------------------------------------------------------------------------
+
+
+def test_coroutine_functions_run_there_many_at_once(way, ordered):
+    values, error = outcome(flow(range(500)).map(kit.adouble, on="process", ordered=ordered), way)
+    assert error is None
+    assert sorted(values) == [2 * n for n in range(500)]
+    assert not ordered or values == sorted(values)
+
+
+def test_every_verb_awaits_there(ordered):
+    options = {"on": "process", "ordered": ordered, "concurrency": 6}
+    chain = flow(range(20)).filter(kit.aodd, **options).tap(kit.adouble, **options).flat_map(kit.aseveral, **options)
+    assert sorted(chain.collect()) == sorted(n for n in range(1, 20, 2) for _ in range(n))
+    assert flow(range(9)).flat_map(kit.alisted, **options).take(0).collect() == []
+
+
+def most_at_once(spans):
+    edges = sorted([(start, 1) for _, start, _ in spans] + [(end, -1) for _, _, end in spans])
+    now = most = 0
+    for _, step in edges:
+        now += step
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("concurrency", [1, 30])
+def test_the_limit_is_divided_among_the_processes(concurrency):
+    items = [0.01] * (20 * concurrency)
+    spans = flow(items).map(kit.naps_awaiting, on="process", concurrency=concurrency).collect()
+    assert most_at_once(spans) <= concurrency
+    assert most_at_once(spans) > concurrency * 0.6
+    pids = {pid for pid, _, _ in spans}
+    assert 1 <= len(pids) <= min(concurrency, len(os.sched_getaffinity(0)))
+
+
+def test_a_changing_limit_loses_no_item(ordered):
+    spec = Limits(*[20] * 30, 1, *[1] * 10, 15, *[15] * 20, 3)
+    chain = flow([0.002] * 300).map(kit.naps_awaiting, on="process", concurrency=spec, ordered=ordered)
+    assert len(chain.collect()) == 300
+
+
+def test_a_coroutine_is_cancelled_there_at_its_time_out(tmp_path):
+    path = tmp_path / "said"
+    values, failures = kept(flow([(30.0, str(path)), (0.01, "")]).map(kit.naps_and_says, on="process", timeout_s=0.2))
+    assert values == [None]
+    assert [type(error) for error in failures.values()] == [CallTimeout]
+    wait_until(lambda: path.exists() and path.read_text() == "cancelled")
+
+
+def test_coroutines_that_nobody_wants_are_cancelled_there(tmp_path):
+    started = time.perf_counter()
+    paths = [tmp_path / str(n) for n in range(3)]
+    items = [(0.05, ""), *((30.0, str(path)) for path in paths)]
+    with flow(items).map(kit.naps_and_says, on="process", concurrency=8).open() as results:
+        assert next(results) is None
+    assert time.perf_counter() - started < 5
+    assert all(path.read_text() == "cancelled" for path in paths)
+
+
+def test_a_coroutine_that_kills_its_process_is_one_failure_among_many():
+    values, failures = kept(flow(range(200)).map(kit.dies_awaiting_at_7, on="process", concurrency=100))
+    assert values == [n for n in range(200) if n != 7]
+    assert {item: type(error) for item, error in failures.items()} == {7: HostDied}
+
+
+def test_the_error_of_a_coroutine_comes_out_as_itself():
+    values, error = outcome(flow(range(10)).map(kit.fails_awaiting_at_3, on="process"))
+    assert values == [0, 1, 2]
+    assert type(error) is kit.Boom
+    assert "in fails_awaiting_at_3" in error.__cause__.text
+
+
+def test_a_resource_of_the_loop_is_opened_on_the_loop_of_each_process():
+    chain = flow(range(60)).map(kit.with_session, on="process", concurrency=8).using(session=kit.Session)
+    pids = {pid for _, pid in chain.collect()}
+    assert os.getpid() not in pids

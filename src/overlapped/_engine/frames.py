@@ -6,6 +6,7 @@ they were. `Wire` moves frames on a loop, `BlockingWire` in threads.
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import struct
 import threading
@@ -14,7 +15,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable, Iterator
 
@@ -22,6 +22,9 @@ PROTOCOL: Final = 5
 
 READ_BYTES: Final = 256 * 2**10
 """The buffer of a wire; a larger frame gets one of its own size, so that it is received where it is read."""
+
+DRAIN_S: Final = 0.001
+"""How often a wire that is about to be closed looks whether all has been taken."""
 
 _HEADER: Final = struct.Struct("!IQ")  # bytes of the first part, bytes of the values
 
@@ -80,6 +83,7 @@ class Wire:
     Args:
         on_frame: told of every frame; the values are valid during the call only.
         on_end: told once, when the other end is gone.
+        receiver: what came through this socket before and has not been looked at.
     """
 
     def __init__(
@@ -88,16 +92,19 @@ class Wire:
         loop: asyncio.AbstractEventLoop,
         on_frame: Callable[[list[Any], memoryview], None],
         on_end: Callable[[], None],
+        receiver: Receiver | None = None,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._loop = loop
         self._on_frame = on_frame
         self._on_end = on_end
-        self._receiver = Receiver()
+        self._receiver = receiver or Receiver()
         self._unsent: deque[memoryview] = deque()
         self._is_closed = False
         loop.add_reader(sock.fileno(), self._read)
+        if receiver is not None:
+            loop.call_soon(self._received, 0)
 
     def send(self, about: list[Any], values: bytes = b"") -> None:
         """Send a frame, now or as soon as the other end takes it."""
@@ -138,10 +145,18 @@ class Wire:
             self.close()
             self._on_end()
             return
+        self._received(count)
+
+    def _received(self, count: int) -> None:
         for about, values in self._receiver.received(count):
             self._on_frame(about, values)
             if self._is_closed:
                 return
+
+    async def drained(self) -> None:
+        """Wait until the other end has taken all."""
+        while self._unsent:
+            await asyncio.sleep(DRAIN_S)
 
     def close(self) -> None:
         """Hang up; the other end sees the end of the file."""
@@ -205,6 +220,11 @@ class BlockingWire:
         """For `select`."""
         return self._sock.fileno()
 
-    def detach(self) -> socket.socket:
-        """The socket; this wire must not be used after that."""
-        return self._sock
+    def on_loop(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_frame: Callable[[list[Any], memoryview], None],
+        on_end: Callable[[], None],
+    ) -> Wire:
+        """The same socket as a `Wire`; this one must not be used after that."""
+        return Wire(self._sock, loop, on_frame, on_end, self._receiver)

@@ -1,4 +1,4 @@
-"""Calls in processes of the stage's own: for functions that compute, one call at a time in each process."""
+"""Calls in processes of the stage's own: plain ones, one at a time in each; coroutines, many at once in each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from overlapped._engine.links import Link, OnFrame, OnGone
     from overlapped._engine.serving import Task
 
-KINDS: Final = frozenset({"plain", "generator"})
+KINDS: Final = frozenset({"plain", "generator", "coroutine", "async_generator"})
 """Kinds of functions that this lane takes."""
 
 
@@ -42,6 +42,11 @@ def is_single(kind: str) -> bool:
 
 def serve(wire: BlockingWire, task: Task) -> None:
     """In the host: make the calls."""
-    from overlapped._engine.single import OneByOne
+    if is_single(task.described.kind):
+        from overlapped._engine.single import OneByOne
 
-    OneByOne(wire, task, "process").serve()
+        OneByOne(wire, task, "process").serve()
+    else:
+        from overlapped._engine.together import Together
+
+        Together(wire, task).serve()

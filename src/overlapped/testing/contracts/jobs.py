@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 from overlapped.testing.contracts.base import demand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from overlapped._engine.ports import Outcome, Port
 
@@ -67,9 +67,13 @@ class Call(NamedTuple):
 
     def wait_at_gate(self) -> None:
         """Wait for this gate or for all."""
-        gates = [os.path.join(self.folder, name) for name in ("open", f"open-{self.number}")]
-        while self.is_gated and os.path.isdir(self.folder) and not any(os.path.exists(gate) for gate in gates):
+        while self.is_shut():
             time.sleep(POLL_S)
+
+    def is_shut(self) -> bool:
+        """True if it must wait."""
+        gates = [os.path.join(self.folder, name) for name in ("open", f"open-{self.number}")]
+        return self.is_gated and os.path.isdir(self.folder) and not any(os.path.exists(gate) for gate in gates)
 
 
 def call_one(call: Call) -> object:
@@ -80,6 +84,36 @@ def call_one(call: Call) -> object:
         if call.does in ERRORS:
             raise ERRORS[call.does](call.number)
         return call.number * 10
+    finally:
+        call.note("end")
+
+
+async def call_one_async(call: Call) -> object:
+    """As `call_one`, for ports that await."""
+    call.note("start")
+    try:
+        while call.is_shut():
+            await asyncio.sleep(POLL_S)
+        if call.does in ERRORS:
+            raise ERRORS[call.does](call.number)
+        return call.number * 10
+    finally:
+        call.note("end")
+
+
+async def call_many_async(call: Call) -> object:
+    """As `call_many`, for ports that await."""
+    how, count, *then = call.does.split()
+    return _yield_async(call, int(count), then) if how == "yield" else list(range(int(count)))
+
+
+async def _yield_async(call: Call, count: int, then: list[str]) -> AsyncIterator[int]:
+    call.note("start")
+    try:
+        for number in range(count):
+            yield number
+        if then:
+            raise ERRORS[then[-1]](call.number)
     finally:
         call.note("end")
 
