@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 
 class Boom(Exception):
@@ -237,7 +237,7 @@ async def with_session(n: int, session: Any) -> tuple[int, int]:
 class Session:
     """A resource that belongs to a loop."""
 
-    async def __aenter__(self) -> Session:
+    async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.is_open = True

@@ -104,9 +104,11 @@ class Host:
         self.emitted: set[int] = set()  # those that have given a part of their results
         self.cancelled: set[int] = set()
 
-    def outcome(self, verb: str, entry: Entry, value: Any, offset_s: float) -> Outcome | None:
+    def outcome(  # noqa: PLR0917 - called for every item
+        self, verb: str, entry: Entry, value: Any, offset_s: float, cpu_s: float, in_flight: int
+    ) -> Outcome | None:
         """What the host says of one of its jobs, on our clock; None if that has been answered before."""
-        number, code, started_s, ended_s, in_flight = entry
+        number, code, started_s, ended_s, self.in_flight = entry
         if number not in self.sent:
             return None
         if code == PART:
@@ -115,15 +117,14 @@ class Host:
         item = self.sent.pop(number)
         if self.started:
             self.started.pop(number, None)
-        self.in_flight = in_flight
-        times = (started_s + offset_s, ended_s + offset_s)
+        account = (started_s + offset_s, ended_s + offset_s, cpu_s, in_flight)
         if code == OK:
             if verb == "tap":
                 value = item
             elif verb == "filter":
                 value = item if value else DROPPED
         elif code == ERROR:
-            return Outcome(number, "error", unpack_error(PackedError(*value), self.link.place), *times)
+            return Outcome(number, "error", unpack_error(PackedError(*value), self.link.place), *account)
         else:
             value = Spread(value, DROPPED) if code == MANY else DROPPED
-        return Outcome(number, "ok", value, *times)
+        return Outcome(number, "ok", value, *account)

@@ -373,16 +373,15 @@ class HostPort:
         others = sum(other.in_flight for other in self._hosts if other is not host)
         outcomes = []
         spent_s = 0.0
+        verb, offset_s, each_s = self._work.verb, self._offset_s, cpu_s / len(entries)
         for entry, value in zip(entries, results, strict=True):
-            outcome = host.outcome(self._work.verb, entry, value, self._offset_s)
-            if outcome is None:
-                continue
-            if outcome.kind != "part":
-                self._suspects.discard(outcome.number)
+            at_once = min(self._limit, entry[4] + others)
+            outcome = host.outcome(verb, entry, value, offset_s, each_s, at_once)
+            if outcome is not None:
+                outcomes.append(outcome)
                 spent_s += outcome.ended_s - outcome.started_s
-                at_once = min(self._limit, entry[4] + others)
-                outcome = outcome._replace(cpu_s=cpu_s / len(entries), in_flight=at_once)
-            outcomes.append(outcome)
+                if self._suspects and outcome.kind != "part":
+                    self._suspects.discard(outcome.number)
         self._after(host, outcomes, spent_s)
 
     def _after(self, host: Host, outcomes: list[Outcome], spent_s: float) -> None:

@@ -89,12 +89,7 @@ class Together:
     def _take(self, about: list[Any], values: memoryview) -> None:
         what = about[0]
         if what == "run":
-            try:
-                items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
-            except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
-                self.wire.send(["unreadable", about[1], tuple(pack_error(error))])
-                return
-            self.jobs.extend(zip(about[1], items, strict=True))
+            self._queue(about[1], values)
         elif what == "limit":
             if about[1] < self.limit:
                 self._give_back()
@@ -112,6 +107,14 @@ class Together:
                 self.end.set_result(None)
         while len(self.workers) < min(self.limit, len(self.calls) + len(self.jobs)):
             self._enlist()
+
+    def _queue(self, numbers: list[int], values: memoryview) -> None:
+        try:
+            items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
+        except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
+            self.wire.send(["unreadable", numbers, tuple(pack_error(error))])
+            return
+        self.jobs.extend(zip(numbers, items, strict=True))
 
     def _give_back(self) -> None:
         self.wire.send(["back", [number for number, _ in self.jobs]])
