@@ -570,6 +570,7 @@ def test_the_error_of_a_coroutine_comes_out_as_itself():
     values, error = outcome(flow(range(10)).map(kit.fails_awaiting_at_3, on="process"))
     assert values == [0, 1, 2]
     assert type(error) is kit.Boom
+    assert isinstance(error.__cause__, RemoteError)
     assert "in fails_awaiting_at_3" in error.__cause__.text
 
 
