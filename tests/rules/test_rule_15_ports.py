@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from overlapped.lanes.thread import FIRST_THREADS, ThreadPort
 from overlapped.testing import Gauge
 from tests.rules.kit import Limits, flow, in_lane, same, wait_until
 
@@ -127,6 +128,34 @@ def test_threads_start_as_they_are_needed_and_at_most_limit():
 
     flow(range(3)).map(count, on="thread", concurrency=1000).run()
     assert max(alive) <= 3  # not a thousand
+
+
+def test_a_burst_of_jobs_starts_few_threads_at_once_and_all_of_them_if_the_calls_last():
+    started_at_once: list[int] = []
+    answered: list[object] = []
+
+    async def main():
+        begun, go_on = threading.Semaphore(0), threading.Event()
+
+        def fn(n):
+            begun.release()
+            go_on.wait(10)
+
+        port = ThreadPort(lambda stack: fn, "crew", clock=time.perf_counter)
+        port.open(answered.extend)
+        port.limit(100)
+        port.put([(n, n) for n in range(100)])
+        started_at_once.append(sum(t.name == "overlapped:crew" for t in threading.enumerate()))
+        for _ in range(100):
+            while not begun.acquire(blocking=False):
+                await asyncio.sleep(0.001)
+        go_on.set()
+        while len(answered) < 100:
+            await asyncio.sleep(0.001)
+        assert await port.close(5) == 0
+
+    asyncio.run(main())
+    assert started_at_once == [FIRST_THREADS]
 
 
 def test_a_shrunk_limit_lets_threads_go_and_loses_no_item(ordered):

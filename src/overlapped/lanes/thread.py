@@ -18,6 +18,10 @@ from overlapped._engine.trays import DROPPED, TRAY_SIZE, spread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+FIRST_THREADS: Final = 8
+"""Threads that a burst of jobs starts at once. While calls are still waiting a loop turn later there are twice as many
+each turn: instant calls are over by then, and 100 threads for them would cost 17 ms (benchmarks/features.py)."""
+
 ANY: Final = -1
 """An acknowledgement for whatever call the thread makes."""
 
@@ -75,6 +79,7 @@ class ThreadPort:
         self._staying = 0  # threads that have been started and have not decided to leave
         self._in_flight = 0
         self._is_closing = False
+        self._is_growing = False  # more threads are to be started in the next turn of the loop
         self._left: asyncio.Event | None = None
         self._deliver: Callable[[list[Outcome]], None] = lambda outcomes: None
 
@@ -93,16 +98,27 @@ class ThreadPort:
         self._grow()
 
     def _grow(self) -> None:
+        if self._is_growing or self._is_closing:
+            return
         wanted = min(self._limit, self._in_port)
-        while not self._is_closing:
+        enough = max(FIRST_THREADS, 2 * len(self._hands))
+        while True:
             with self._lock:
-                if self._staying - self._surplus >= wanted:
+                if (stay := self._staying - self._surplus) >= wanted:
                     return
+                if stay >= enough:
+                    break
                 if self._surplus:  # one that was to leave may stay
                     self._surplus -= 1
                     continue
             if not self._start_thread():
                 return
+        self._is_growing = True
+        self._loop.call_soon(self._grow_on)
+
+    def _grow_on(self) -> None:
+        self._is_growing = False
+        self._grow()
 
     def _start_thread(self) -> bool:
         """Start one more; False if the system has none left but some are at work already.
