@@ -16,6 +16,9 @@ from overlapped.errors import UsageError
 from overlapped.flow import Flow, concat, flow, merge, zip_
 
 if TYPE_CHECKING:
+    from overlapped._engine.failure import Failure
+    from overlapped._engine.feed import Feed, Through
+    from overlapped._engine.scope import Scope
     from overlapped.control.base import Controller, ControllerSpec, Sample
     from overlapped.errors import (
         CallTimeout,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from overlapped.retry import Retry
     from overlapped.sinks.jsonl import Jsonl
     from overlapped.sinks.sqlite import Sqlite
-    from overlapped.stages.base import Stage
+    from overlapped.stages.base import Seat, Stage
 
 _LAZY = {  # imported when first asked for (PEP 562): sqlite3 and json are not everybody's
     **dict.fromkeys(("Controller", "ControllerSpec", "Sample"), "overlapped.control.base"),
@@ -50,7 +53,11 @@ _LAZY = {  # imported when first asked for (PEP 562): sqlite3 and json are not e
     "Retry": "overlapped.retry",
     "Jsonl": "overlapped.sinks.jsonl",
     "Sqlite": "overlapped.sinks.sqlite",
-    "Stage": "overlapped.stages.base",
+    **dict.fromkeys(("Seat", "Stage"), "overlapped.stages.base"),
+    # what a stage of one's own is made of (docs/own-parts.md)
+    "Failure": "overlapped._engine.failure",
+    **dict.fromkeys(("Feed", "Through"), "overlapped._engine.feed"),
+    "Scope": "overlapped._engine.scope",
 }
 
 __all__ = [
@@ -58,7 +65,9 @@ __all__ = [
     "CallTimeout",
     "Controller",
     "ControllerSpec",
+    "Failure",
     "FailureRecord",
+    "Feed",
     "Flow",
     "HostDied",
     "Jsonl",
@@ -70,10 +79,13 @@ __all__ = [
     "Retry",
     "RunRecord",
     "Sample",
+    "Scope",
+    "Seat",
     "Sqlite",
     "Stage",
     "StageRecord",
     "StuckCalls",
+    "Through",
     "TooLarge",
     "TooManyFailures",
     "UsageError",

@@ -32,7 +32,7 @@ class Stage(Protocol):
     """One step of a flow. Give your own to `.through(stage)`; check it with `overlapped.testing.check_stage`.
 
     A stage is immutable: `attach` makes the parts of one run. The `Feed` it returns pulls from `up` and
-    follows the contract of `overlapped._engine.feed.Feed`.
+    follows the contract of `overlapped.Feed` (docs/own-parts.md).
     """
 
     @property
