@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from overlapped import HostDied, Rate, RemoteError, Retry, UsageError
 from overlapped._engine import hosts
-from overlapped._engine.host import Work
+from overlapped._engine.host import END, Work
 from overlapped.errors import CallTimeout
 from overlapped.lanes import process
 from overlapped.testing import check_lane
@@ -578,3 +579,36 @@ def test_a_resource_of_the_loop_is_opened_on_the_loop_of_each_process():
     chain = flow(range(60)).map(kit.with_session, on="process", concurrency=8).using(session=kit.Session)
     pids = {pid for _, pid in chain.collect()}
     assert os.getpid() not in pids
+
+
+# -- seams ------------------------------------------------------------------------------------------------
+
+
+def test_a_cancellation_never_cuts_a_frame_in_two():
+    """The signal comes while a generator's results are being sent: half a frame would be the end of the wire."""
+    from overlapped._engine.parcels import main_origin, pack_function
+    from overlapped._engine.serving import Task
+    from overlapped._engine.single import OneByOne
+
+    sent: list[str] = []
+
+    class Wire:
+        def send(self, about, values=b""):
+            host._take(["cancel", 7], memoryview(b""), threading.get_ident())
+            host._interrupt(signal.SIGUSR1, None)
+            sent.append(about[0])
+
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        work = Work(pack_function(kit.many, "", ""), (), "many", "flat_map", "generator", True, main_origin(), [])
+        host = OneByOne(Wire(), Task(work), "process")  # type: ignore[arg-type]  # all that is used of a wire
+        assert host._make((7, 0.0), 5000, {}) == (END, None)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert sent == ["done"]
+
+
+def test_a_process_killed_while_it_opens_resources_is_replaced(tmp_path):
+    items = [(n, str(tmp_path / "died")) for n in range(20)]
+    chain = flow(items).map(kit.with_path, on="process", concurrency=1).using(connection=kit.DiesOnce(tmp_path))
+    assert chain.collect() == [*range(20)]

@@ -214,6 +214,16 @@ class HostPort:
         self._hosts.append(host)
         host.link.send(["work", self._work])
 
+    def _start_another(self) -> bool:
+        """Start one more; if the system has no process left, those that there are must do."""
+        try:
+            self._start_host()
+        except OSError as error:
+            if not self._hosts and not self._settle_ready(error):
+                self._on_broken(error)
+            return False
+        return True
+
     def _go_on(self) -> None:
         """Start hosts, divide the limit, and give out jobs."""
         if self._is_closing:
@@ -222,13 +232,10 @@ class HostPort:
         if jobs:
             held = sum(len(host.sent) for host in self._hosts)
             while len(self._hosts) < min(self._limit, self._most, jobs + held):
-                try:
-                    self._start_host()
-                except OSError as error:  # no memory, no processes left
-                    if not self._hosts:
-                        self._on_broken(error)
-                        return
+                if not self._start_another():
                     break
+            if not self._hosts:
+                return
         self._divide()
         self._give_groups()
         if self._queue:
@@ -438,8 +445,11 @@ class HostPort:
         elif not host.is_ready:
             self._false_starts += 1
             error = HostDied(f"{host.link.place} ended with {how} before it was ready to work")
-            if self._false_starts >= FALSE_STARTS or self._settle_ready(error):
-                self._on_broken(error)
+            if self._false_starts >= FALSE_STARTS:
+                if not self._settle_ready(error):
+                    self._on_broken(error)
+                return
+            if not self._hosts and not self._start_another():
                 return
         else:
             died = HostDied(f"{host.link.place}, which made this call, ended with {how}")

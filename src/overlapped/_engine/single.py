@@ -48,6 +48,7 @@ class OneByOne:
         self.call: tuple[int, float] | None = None  # the one that runs: number, start
         self.told: int = -1
         self.cancelling = -1
+        self.is_sending = False  # inside of a call: a frame cut in two would be the end of the wire
         self.acks: deque[tuple[int, int]] = deque()
         self.acked = threading.Event()
 
@@ -156,15 +157,17 @@ class OneByOne:
                 return total
             if self.has_ended:
                 return -1
+            self.is_sending = True
             self.answers.flush()
+            self.is_sending = False
             self.acked.clear()
             if not self.acks:
                 self.acked.wait()
 
     def _interrupt(self, signum: int, frame: object) -> None:
-        """A call is to stop: unless it has just ended."""
+        """A call is to stop: unless it has just ended, or sends, and will look at `acks` next."""
         call = self.call
-        if call is not None and call[0] == self.cancelling:
+        if call is not None and call[0] == self.cancelling and not self.is_sending:
             self.cancelling = -1
             raise asyncio.CancelledError
 
