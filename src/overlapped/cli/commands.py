@@ -17,6 +17,7 @@ TOP_HELP = """Overlap all the waiting with all the work, and find the numbers by
 \b
 Examples:
   overlapped demo                           see it work, in under 10 seconds
+  overlapped compare                        every I/O model on the same work
   overlapped run job.py                     run the flow of a file
   overlapped run job.py:small -- urls.txt   one flow by name, with arguments
 
@@ -53,6 +54,20 @@ Needs nothing from the network and leaves nothing behind.
 Examples:
   overlapped demo
   overlapped demo --items 100 --delay 0.05
+"""
+
+COMPARE_HELP = """Run the same work under every I/O model, side by side.
+
+Blocking calls, polling, readiness, completion (io_uring), an event loop of
+generators, threads, gevent, Tornado, aiohttp, asyncio, uvloop, overlapped:
+each in a fresh process against a server on 127.0.0.1 whose answers come late.
+Every model must bring the same bytes, or the command fails.
+
+\b
+Examples:
+  overlapped compare
+  overlapped compare --requests 1000 --concurrency 300 --repeat 5
+  overlapped compare -m blocking -m polling -m readiness --json
 """
 
 
@@ -165,3 +180,35 @@ def demo(items: int, delay: float, **common: Any) -> int:
     from overlapped.cli.demo import run_demo
 
     return run_demo(items, delay, _merged(common))
+
+
+@overlapped.command(help=COMPARE_HELP, short_help="Every I/O model on the same work.")
+@_common
+@click.option("-m", "--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
+@click.option("--requests", type=click.IntRange(min=1), default=400, show_default=True, metavar="N")
+@click.option(
+    "--delay",
+    "delay_s",
+    type=click.FloatRange(min=0, max=60),
+    default=0.1,
+    show_default=True,
+    metavar="S",
+    help="How late each answer is.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    metavar="C",
+    help="Requests in flight, for models that need the number.",
+)
+@click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each model.")
+@click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
+def compare(models: tuple[str, ...], **given: Any) -> int:
+    """`overlapped compare`."""
+    from overlapped.cli.compare import run_compare
+    from overlapped.compare.workloads.crawl import Wanted
+
+    wanted = Wanted(**{name: given.pop(name) for name in ("requests", "delay_s", "concurrency", "repeat", "whole")})
+    return run_compare(models, wanted, _merged(given))

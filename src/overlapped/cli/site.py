@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
-import sys
 import sysconfig
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overlapped.cli.say import ExitCode, Problem
+from overlapped.compare.apart import running, stdin_ended
+from overlapped.compare.base import ComparisonError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_PAGES = 400
 """Pages served at most: 40 s of waiting one at a time at 100 ms each."""
-START_S = 20.0
-"""How long the site may take to print its port: a cold disk, a busy machine."""
-LEAVE_S = 5.0
-"""How long it may take to end once its stdin is closed."""
 _ASIDE = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"})
 
 
@@ -66,20 +61,8 @@ async def serve(delay_s: float) -> None:
     server = HTTPServer(application)
     server.add_sockets(sockets)
     print(sockets[0].getsockname()[1], flush=True)
-    await _stdin_ended()
+    await stdin_ended()
     server.stop()
-
-
-async def _stdin_ended() -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-
-    def wait() -> None:
-        sys.stdin.buffer.read()
-        loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=wait, name="overlapped-site-stdin", daemon=True).start()
-    await ended.wait()
 
 
 @contextmanager
@@ -89,39 +72,11 @@ def running_site(delay_s: float) -> Iterator[str]:
     Raises:
         Problem: it did not start.
     """
-    command = [sys.executable, "-m", "overlapped.cli.site", "--delay", str(delay_s)]
-    # a session of its own: Ctrl-C goes to the whole group, but a draining flow still needs its site
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
     try:
-        yield f"http://127.0.0.1:{_port(process)}"
-    finally:
-        _end(process)
-
-
-def _port(process: subprocess.Popen[str]) -> int:
-    late = threading.Timer(START_S, process.kill)
-    late.start()
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-    finally:
-        late.cancel()
-    if not line.strip().isdigit():
-        raise Problem("the demo's site did not start; its own words are above", ExitCode.FAILED)
-    return int(line)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.stdin:
-        process.stdin.close()
-    try:
-        process.wait(LEAVE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout:
-        process.stdout.close()
+        with running("overlapped.cli.site", "--delay", str(delay_s), what="the demo's site") as port:
+            yield f"http://127.0.0.1:{port}"
+    except ComparisonError as error:
+        raise Problem(str(error), ExitCode.FAILED) from error
 
 
 def _main() -> None:

@@ -1,0 +1,57 @@
+"""A comparison that was made: its rows and what they are held against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overlapped.compare.runner import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All models on one workload.
+
+    Attributes:
+        workload: its name.
+        subject: what was done, in words.
+        noun: what a piece of work is called.
+        count: pieces of work in all.
+        concurrency: in flight, for models that need the number.
+        delay_s: how long one piece waits at least, s; nan if nobody knows.
+        bound_s: what no model with that number in flight can beat, s; nan if nobody knows.
+        rows: one a model.
+        notes: sentences for the reader.
+    """
+
+    workload: str
+    subject: str
+    noun: str
+    count: int
+    concurrency: int
+    delay_s: float
+    bound_s: float
+    rows: Sequence[Row]
+    notes: list[str] = field(default_factory=list)
+
+    def by_time(self) -> list[Row]:
+        """The rows that ran, the fastest first, then those that did not."""
+        ran = [row for row in self.rows if row.runs]
+        return sorted(ran, key=lambda row: row.estimate_s(self.count)) + [row for row in self.rows if not row.runs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "workload": self.workload,
+            "subject": self.subject,
+            "requests": self.count,
+            "concurrency": self.concurrency,
+            "delay_s": None if math.isnan(self.delay_s) else self.delay_s,
+            "bound_s": None if math.isnan(self.bound_s) else self.bound_s,
+            "models": [row.to_dict() for row in self.rows],
+            "notes": self.notes,
+        }

@@ -1,0 +1,115 @@
+"""Completion: the process hands over the whole operation, buffer included, and is told when it is done.
+
+With io_uring a request to send or receive is written into a ring that the process shares with the kernel; the kernel
+works on all of them and writes what is done into a second ring. Nobody asks, nobody waits for one socket, and the
+bytes are already there when the news comes: asynchronous and non-blocking. Many containers forbid io_uring.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from overlapped.compare.base import About, NotRunError
+from overlapped.compare.wire import Answer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from overlapped.compare.base import Crawl
+
+ABOUT = About(
+    cell="asynchronous, non-blocking",
+    control="the process; the kernel while nothing at all is done",
+    notice="the kernel: what is done, with its result",
+    imports=("liburing",),
+    has_tls=False,
+)
+MOST_ENTRIES = 4_096
+"""Places in the ring: more than that are submitted in portions."""
+
+
+class Operations:
+    """The two rings: what is asked for goes into one, what is done comes out of the other."""
+
+    def __init__(self, entries: int) -> None:
+        import liburing
+
+        self._api: Any = liburing
+        self._ring = liburing.Ring()
+        self._done: Any = liburing.Cqe()
+        try:
+            liburing.io_uring_queue_init(min(entries, MOST_ENTRIES), self._ring)
+        except OSError as error:
+            raise NotRunError(f"io_uring_queue_init: {error.strerror}; the kernel or container forbids it") from error
+
+    def send(self, connection: socket.socket, data: bytes, name: int) -> None:
+        self._api.io_uring_prep_send(self._place(name), connection.fileno(), data)
+
+    def receive(self, connection: socket.socket, buffer: bytearray, name: int) -> None:
+        self._api.io_uring_prep_recv(self._place(name), connection.fileno(), buffer)
+
+    def wait(self) -> tuple[int, int]:
+        """Name and result of an operation that is done; an operation that failed raises."""
+        if not self._api.io_uring_cq_ready(self._ring):
+            self._api.io_uring_submit_and_wait(self._ring, 1)
+        self._api.io_uring_wait_cqe(self._ring, self._done)
+        entry = self._done[0]
+        name, result = entry.user_data, entry.res
+        self._api.io_uring_cqe_seen(self._ring, entry)
+        return name, result
+
+    def close(self) -> None:
+        self._api.io_uring_queue_exit(self._ring)
+
+    def _place(self, name: int) -> Any:
+        place = self._api.io_uring_get_sqe(self._ring)
+        if place is None:
+            self._api.io_uring_submit(self._ring)
+            place = self._api.io_uring_get_sqe(self._ring)
+        place.user_data = name
+        return place
+
+
+class Page:
+    """One connection with the page that it fetches now."""
+
+    def __init__(self, work: Crawl) -> None:
+        self.connection = work.connect()
+        self.buffer = bytearray(65_536)
+
+    def next(self, work: Crawl, numbers: Iterator[int]) -> bool:
+        for number in numbers:
+            work.begin(number)
+            self.number, self.unsent, self.answer = number, work.request(number), Answer(work.paths[number])
+            return True
+        self.connection.close()
+        return False
+
+
+def crawl(work: Crawl) -> None:
+    """For each connection one operation is always under way; what is done decides which one comes next."""
+    numbers = iter(range(len(work)))
+    operations = Operations(work.concurrency)
+    pages = [Page(work) for _ in range(min(work.concurrency, len(work)))]
+    going = sum(page.next(work, numbers) for page in pages)
+    for name, page in enumerate(pages):
+        operations.send(page.connection, page.unsent, name)
+    while going:
+        name, count = operations.wait()
+        page = pages[name]
+        if page.unsent:
+            page.unsent = page.unsent[count:]
+        elif page.answer.feed(page.buffer[:count]):
+            work.end(page.number, page.answer.body())
+            if not page.answer.keeps:
+                page.connection.close()
+                page.connection = work.connect()
+            if not page.next(work, numbers):
+                going -= 1
+                continue
+        if page.unsent:
+            operations.send(page.connection, page.unsent, name)
+        else:
+            operations.receive(page.connection, page.buffer, name)
+    operations.close()

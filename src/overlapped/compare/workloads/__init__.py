@@ -1,0 +1,1 @@
+"""What the models are compared on: one file a workload."""

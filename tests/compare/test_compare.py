@@ -1,0 +1,162 @@
+"""`overlapped compare`: the rows, the JSON, what is refused, and what is held against each other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from overlapped.compare import runner
+from overlapped.compare.base import ComparisonError
+from overlapped.compare.catalog import all_models, chosen_models
+from overlapped.compare.comparison import Comparison
+from overlapped.compare.runner import Once, Row, check_same, run_models, run_once
+from overlapped.compare.table import table
+from overlapped.compare.workloads import crawl
+from tests.test_cli import overlapped
+
+QUICK = ["compare", "--requests", "40", "--delay", "0.01", "--concurrency", "10", "--repeat", "2"]
+PICKED = ["-m", "blocking", "-m", "polling", "-m", "overlapped"]
+
+
+def model(name):
+    return chosen_models([name], "crawl")[0]
+
+
+def once(seconds=0.5, *, digests=("a", "b"), vain=0, found=None):
+    return Once(seconds, 0.1, 4, 2, vain, found, 2**20, list(digests), [0.0, 0.1], [0.3, 0.4])
+
+
+def test_json_is_one_object_with_every_measure_of_every_model():
+    done = overlapped(*QUICK, *PICKED, "--json", "-q")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    told = json.loads(done.stdout)
+    assert told["workload"] == "crawl"
+    assert told["bound_s"] == pytest.approx(0.04)
+    assert [row["name"] for row in told["models"]] == ["blocking", "polling", "overlapped"]
+    for row in told["models"]:
+        assert (row["status"], row["reason"], row["requests"]) == ("ok", None, 40)
+        assert len(row["seconds"]) == 2
+        assert min(row["seconds"]) > 0
+        assert row["requests_per_s"] == pytest.approx(40 / (sum(row["seconds"]) / 2))
+        assert row["cpu_s"] > 0
+        assert row["involuntary_switches_per_request"] >= 0
+        assert row["peak_rss_bytes"] > 5e6
+        assert row["lines"] > 5
+    alone, asked, ours = told["models"]
+    assert min(alone["seconds"]) >= 40 * 0.01
+    assert alone["concurrency"] == 1
+    assert alone["voluntary_switches_per_request"] >= 0.9  # it is put aside for every answer
+    assert asked["concurrency"] <= 10
+    assert asked["vain_asks_per_request"] > alone["vain_asks_per_request"] == 0
+    assert ours["concurrency"] >= 1
+
+
+def test_the_table_names_every_model_and_says_what_was_measured_on_a_part():
+    done = overlapped(
+        *("compare", "--requests", "40", "--delay", "0.2", "--repeat", "1", "-m", "blocking", "-m", "polling")
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["overlapped: blocking", "overlapped: polling"]
+    assert "blocking was measured on 10 of 40" in done.stdout
+    assert "(estimate: 4 times as many)" in done.stdout
+    names = [line.split()[0] for line in done.stdout.splitlines() if line]
+    assert names.index("polling") < names.index("blocking")  # the fastest first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "blokcing"], "there is no model 'blokcing'; did you mean 'blocking'? there are blocking, polling, "),
+        (["--requests", "0"], "0 is not in the range x>=1"),
+        (["--concurrency", "0"], "0 is not in the range 1<=x<=10000"),
+        (["--repeat", "0"], "0 is not in the range"),
+        (["--delay", "-1"], "-1.0 is not in the range"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_started(arguments, said):
+    done = overlapped("compare", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_model_that_brings_other_bytes_fails_the_comparison():
+    rows = [Row(model("blocking"), 2, 1, [once()]), Row(model("threads"), 2, 1, [once(), once(digests=("a", "c"))])]
+    with pytest.raises(ComparisonError, match="threads brought other bytes than the server sent: 1 of 2, first"):
+        check_same(rows, ["a", "b"])
+    with pytest.raises(ComparisonError, match="threads brought other bytes than blocking"):
+        check_same(rows, None)
+    check_same(rows[:1], ["a", "b"])
+
+
+def test_a_model_that_hangs_is_killed_and_named():
+    order = {"workload": "crawl", "urls": ["http://127.0.0.1:9/"], "concurrency": 1}
+    with pytest.raises(ComparisonError, match="blocking hangs"):
+        run_once(model("blocking"), order, 0.001)
+
+
+def test_a_process_that_ends_without_a_word_fails_the_comparison():
+    import dataclasses
+
+    there = model("blocking")
+    about = dataclasses.replace(there.about, first="import os; os._exit(3)")
+    with pytest.raises(ComparisonError, match="blocking: its process ended with 3"):
+        run_once(dataclasses.replace(there, about=about), {}, 30)
+
+
+def test_a_missing_package_is_a_row_with_the_line_to_install(monkeypatch):
+    import dataclasses
+
+    there = model("aiohttp")
+    about = dataclasses.replace(there.about, first="import no_such_package; no_such_package.patch()")
+    told = run_once(dataclasses.replace(there, about=about), {}, 30)
+    assert told == {
+        "status": "not run",
+        "reason": "no_such_package is not installed: pip install 'overlapped[compare]'",
+    }
+
+
+def test_a_model_that_cannot_run_is_not_tried_again_and_stays_as_a_row(monkeypatch):
+    asked = []
+
+    def not_run(model, order, limit_s):
+        asked.append(model.name)
+        return {"status": "not run", "reason": "the kernel \x1b[31m forbids it"}
+
+    monkeypatch.setattr(runner, "run_once", not_run)
+    row = Row(model("completion"), 2, 9)
+    run_models([row], lambda row: {}, workload="crawl", repeat=3, limit_s=lambda row: 1, on_run=lambda what: None)
+    assert asked == ["completion"]
+    shown = table(Comparison("crawl", "two", "request", 2, 1, 0.1, 0.2, [row]))
+    assert "completion  not run: the kernel \\x1b[31m forbids it" in shown
+    told = row.to_dict()
+    assert (told["status"], told["seconds"], told["cpu_s"]) == ("not run", [], None)
+
+
+def test_the_measures_of_a_row_are_those_of_the_run_in_the_middle():
+    row = Row(model("threads"), 2, 9, [once(3.0), once(1.0, vain=8), once(0.5)])
+    assert row.median_s == 1.0
+    assert row.estimate_s(6) == 3.0
+    assert row.concurrency == 2
+    assert row.to_dict()["vain_asks_per_request"] == 4
+    assert Row(model("overlapped"), 2, 9, [once(found=64)]).concurrency == 64
+
+
+def test_a_new_model_needs_nothing_but_its_file():
+    from pathlib import Path
+
+    from overlapped.compare import models
+
+    files = {path.stem.rstrip("_") for path in Path(models.__file__).parent.glob("*.py")} - {"", "__init__"}
+    assert {model.name for model in all_models()} == {name for name in files if not name.startswith("__")}
+
+
+def test_blocking_is_measured_on_a_part_only_when_all_would_take_long():
+    rows = [
+        crawl._row(model("blocking"), crawl.Wanted(requests, delay_s)).count
+        for requests, delay_s in [(400, 0.1), (400, 0.0), (15, 0.1), (400, 2.0)]
+    ]
+    assert rows == [20, 400, 15, 10]
+    assert crawl._row(model("blocking"), crawl.Wanted(400, 0.1, whole=True)).count == 400
+    assert crawl._row(model("threads"), crawl.Wanted(400, 0.1)).count == 400
