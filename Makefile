@@ -12,7 +12,7 @@ DEV := $(VENV)/.has-dev
 
 .PHONY: help setup demo test check bench docs clean
 help:
-	@echo "make demo   watch the first real job run (about 10 s after set-up)"
+	@echo "make demo   every I/O model side by side, then a first real job (about 20 s after set-up)"
 	@echo "make test   run the tests"
 	@echo "make check  linters, formatter, types, import order"
 	@echo "make bench  cost per item, beside other libraries"
@@ -51,7 +51,7 @@ $(VENV)/bin/python:
 	@python=$$(sh scripts/python.sh "$(PY)") && "$$python" -m venv $(VENV)
 
 $(DEMO): pyproject.toml | $(VENV)/bin/python
-	@$(call install,standard$(comma)tornado)
+	@$(call install,compare)
 	@touch $@
 
 $(TEST): pyproject.toml | $(VENV)/bin/python

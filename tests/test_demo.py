@@ -17,10 +17,12 @@ import pytest
 
 from overlapped.cli.jobs import crawl
 from overlapped.cli.site import MOST_PAGES, library_files, running_site
+from overlapped.compare.catalog import all_models
 from tests.test_cli import COMMAND, LIMIT_S, ended, overlapped, started, wait_for
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "crawl.py"
-QUICK = ["demo", "--items", "60", "--delay", "0.02"]
+JOB_ONLY = ["demo", "--no-compare"]
+QUICK = [*JOB_ONLY, "--items", "60", "--delay", "0.02"]
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def sites(mark: Path) -> list[int]:
             command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue  # ended meanwhile, or somebody else's
-        if b"overlapped.cli.site" in command and os.fsencode(mark) in environment:
+        is_ours = any(name in command for name in (b"overlapped.cli.site", b"overlapped.compare"))
+        if is_ours and os.fsencode(mark) in environment:
             found.append(int(entry.name))
     return found
 
@@ -79,15 +82,37 @@ def test_the_demo_in_json_is_one_object_with_a_real_answer(temporary):
     assert answer["run"]["state"] == "done"
 
 
+@pytest.mark.slow
+def test_the_demo_opens_with_every_model_and_ends_with_what_is_next(temporary):
+    done = overlapped("demo", "--items", "40", "--delay", "0.01")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("crawl: 40 requests, each answer 10 ms late")
+    first_words = [line.split(" ")[0] for line in lines]
+    for model in all_models():
+        assert model.name in first_words[: first_words.index("one")]
+    assert "40 pages of this Python's library" in done.stdout
+    assert lines[-1].startswith("next: overlapped compare http://")
+
+
+def test_ctrl_c_during_the_comparison_leaves_nothing(temporary):
+    with started("demo", "--delay", "5") as process:
+        wait_for(process, "overlapped: blocking")
+        process.send_signal(signal.SIGINT)
+        code, out, err = ended(process)
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+
+
 def test_few_pages_are_all_done_one_at_a_time_and_nothing_is_estimated(temporary):
-    done = overlapped("demo", "--items", "3", "--delay", "0")
+    done = overlapped(*JOB_ONLY, "--items", "3", "--delay", "0")
     assert done.returncode == 0, done.stderr
     assert "would take" not in done.stdout
     assert "one at a time  3 pages" in done.stdout
 
 
 def test_ctrl_c_during_the_measurement_leaves_nothing(temporary):
-    with started("demo", "--delay", "0.5") as process:
+    with started(*JOB_ONLY, "--delay", "0.5") as process:
         wait_for(process, "one at a time")
         process.send_signal(signal.SIGINT)
         code, out, err = ended(process)
@@ -96,7 +121,7 @@ def test_ctrl_c_during_the_measurement_leaves_nothing(temporary):
 
 
 def test_sigterm_during_the_measurement_leaves_nothing(temporary):
-    with started("demo", "--delay", "0.5") as process:
+    with started(*JOB_ONLY, "--delay", "0.5") as process:
         wait_for(process, "one at a time")
         process.send_signal(signal.SIGTERM)
         code, out, err = ended(process)
@@ -106,7 +131,7 @@ def test_sigterm_during_the_measurement_leaves_nothing(temporary):
 
 def test_ctrl_c_to_the_whole_group_lets_the_flow_finish_what_is_in_flight(temporary):
     with subprocess.Popen(
-        [*COMMAND, "demo", "--items", "400", "--delay", "0.05", "--progress", "plain"],
+        [*COMMAND, *JOB_ONLY, "--items", "400", "--delay", "0.05", "--progress", "plain"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -123,7 +148,7 @@ def test_ctrl_c_to_the_whole_group_lets_the_flow_finish_what_is_in_flight(tempor
 
 def test_the_demo_killed_outright_leaves_no_site(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with started("demo", "--delay", "0.5") as process:
+    with started(*JOB_ONLY, "--delay", "0.5") as process:
         wait_for(process, "one at a time")
         assert len(sites(tmp_path)) == 1
         process.kill()
@@ -140,7 +165,7 @@ import importlib.util, sys
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "tornado" else find(name, package)
 from overlapped.cli import main
-sys.exit(main(["demo"]))
+sys.exit(main(["demo", "--no-compare"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import pytest
 
@@ -11,12 +13,19 @@ from overlapped.compare.base import ComparisonError
 from overlapped.compare.catalog import all_models, chosen_models
 from overlapped.compare.comparison import Comparison
 from overlapped.compare.runner import Once, Row, check_same, run_models, run_once
+from overlapped.compare.server import running_server
 from overlapped.compare.table import table
-from overlapped.compare.workloads import crawl
+from overlapped.compare.workloads import crawl, url
 from tests.test_cli import overlapped
 
 QUICK = ["compare", "--requests", "40", "--delay", "0.01", "--concurrency", "10", "--repeat", "2"]
 PICKED = ["-m", "blocking", "-m", "polling", "-m", "overlapped"]
+
+
+@pytest.fixture(scope="module")
+def server_port():
+    with running_server() as port:
+        yield port
 
 
 def model(name):
@@ -79,6 +88,85 @@ def test_bad_input_is_refused_before_anything_is_started(arguments, said):
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# A page of the user's
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ftp://localhost/"], "'ftp://localhost/' is no address of a page; write http://host/path"),
+        (["localhost:8000"], "is no address of a page"),
+        (["http://a b/"], "is no address of a page"),
+        (["http://[::1/"], "is no address of a page"),
+        (["http://localhost:x/"], "is no address of a page"),
+        (["http://192.0.2.1/"], "this sends up to 3,603 requests to 192.0.2.1; --yes says that you may do that"),
+    ],
+)
+def test_a_page_that_cannot_or_may_not_be_fetched_is_refused_before_anything_is_sent(arguments, said):
+    done = overlapped("compare", "-q", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_said_to_be_unreachable():
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    done = overlapped("compare", f"http://127.0.0.1:{port}/", "--json")
+    assert done.returncode == 2
+    assert "cannot be fetched: ConnectionRefusedError" in json.loads(done.stdout)["error"]
+
+
+def test_few_requests_to_another_machine_are_sent_without_asking(monkeypatch):
+    from overlapped.cli import compare
+    from overlapped.cli.say import Problem
+
+    with open(os.devnull) as no_terminal:
+        monkeypatch.setattr("sys.stdin", no_terminal)
+        compare._ask("http://192.0.2.1/", 100, yes=False)
+        compare._ask("http://192.0.2.1/", 10_000, yes=True)
+        compare._ask("http://localhost:8000/", 10_000, yes=False)
+        compare._ask("http://[::1]/", 10_000, yes=False)
+        with pytest.raises(Problem, match="up to 101 requests to 192.0.2.1"):
+            compare._ask("http://192.0.2.1/", 101, yes=False)
+
+
+def test_a_page_of_the_users_is_compared(server_port):
+    url = f"http://127.0.0.1:{server_port}/page/3?delay=0.01"
+    done = overlapped("compare", url, "--requests", "20", "--repeat", "1", *PICKED, "-q", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert url in told["subject"]
+    assert told["bound_s"] is None
+    assert told["delay_s"] >= 0.01
+    assert [(row["status"], row["requests"]) for row in told["models"]] == [("ok", 20)] * 3
+    assert not any("never the same" in note for note in told["notes"])
+
+
+def test_a_page_that_is_no_page_is_said_to_be_none(server_port):
+    done = overlapped("compare", f"http://127.0.0.1:{server_port}/page/3?status=503", "-q")
+    assert done.returncode == 2
+    assert "answered 503 for /page/3?status=503; it must be 200" in done.stderr
+
+
+def test_models_without_tls_say_so(monkeypatch):
+    monkeypatch.setattr(url, "probe", lambda address: url.Probe([0.01], ["a", "b"]))
+    asked = []
+
+    def not_run(model, *_):
+        asked.append(model.name)
+        return {"status": "not run", "reason": "-"}
+
+    monkeypatch.setattr(runner, "run_once", not_run)
+    made = url.compare(chosen_models(["polling", "threads"], "crawl"), "https://192.0.2.1/", crawl.Wanted(repeat=1))
+    assert asked == ["threads"]
+    assert made.rows[0].reason == "this lesson speaks plain HTTP, no TLS"
+    assert any("never the same" in note for note in made.notes)
+
+
+# What is held against each other
 
 
 def test_a_model_that_brings_other_bytes_fails_the_comparison():

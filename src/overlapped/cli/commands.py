@@ -16,7 +16,7 @@ TOP_HELP = """Overlap all the waiting with all the work, and find the numbers by
 
 \b
 Examples:
-  overlapped demo                           see it work, in under 10 seconds
+  overlapped demo                           see it work, in under 30 seconds
   overlapped compare                        every I/O model on the same work
   overlapped run job.py                     run the flow of a file
   overlapped run job.py:small -- urls.txt   one flow by name, with arguments
@@ -44,7 +44,10 @@ cancels that; a third one leaves at once. SIGTERM is the first with 10 s
 grace.
 """
 
-DEMO_HELP = """Fetch and parse 400 slow pages, one at a time and overlapped.
+DEMO_HELP = """Every I/O model on 400 slow requests, then a real job.
+
+First `overlapped compare`, one run of each model. Then the job: fetch and
+parse 400 slow pages, one at a time and overlapped.
 
 Starts a small site on 127.0.0.1 that serves this Python's standard library,
 each answer late; measures 20 pages one at a time, then runs the flow.
@@ -60,14 +63,16 @@ COMPARE_HELP = """Run the same work under every I/O model, side by side.
 
 Blocking calls, polling, readiness, completion (io_uring), an event loop of
 generators, threads, gevent, Tornado, aiohttp, asyncio, uvloop, overlapped:
-each in a fresh process against a server on 127.0.0.1 whose answers come late.
-Every model must bring the same bytes, or the command fails.
+each in a fresh process against a server on 127.0.0.1 whose answers come late,
+or against a page of your own. Every model must bring the same bytes, or the
+command fails.
 
 \b
 Examples:
   overlapped compare
   overlapped compare --requests 1000 --concurrency 300 --repeat 5
   overlapped compare -m blocking -m polling -m readiness --json
+  overlapped compare http://localhost:8000/
 """
 
 
@@ -164,7 +169,7 @@ def run(job: str, args: tuple[str, ...], on_failure: str, max_failures: int | No
     return run_job(job, args, _merged(common), on_failure=on_failure, max_failures=max_failures)
 
 
-@overlapped.command(help=DEMO_HELP, short_help="See it work, in under 10 seconds.")
+@overlapped.command(help=DEMO_HELP, short_help="See it work, in under 30 seconds.")
 @_common
 @click.option("--items", type=click.IntRange(1, 400), default=400, show_default=True, help="Pages to fetch.")
 @click.option(
@@ -175,17 +180,18 @@ def run(job: str, args: tuple[str, ...], on_failure: str, max_failures: int | No
     metavar="S",
     help="How late each answer is.",
 )
-def demo(items: int, delay: float, **common: Any) -> int:
+@click.option("--compare/--no-compare", default=True, show_default=True, help="Begin with every I/O model.")
+def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
     """`overlapped demo`."""
     from overlapped.cli.demo import run_demo
 
-    return run_demo(items, delay, _merged(common))
+    return run_demo(items, delay, _merged(common), compare=compare)
 
 
 @overlapped.command(help=COMPARE_HELP, short_help="Every I/O model on the same work.")
 @_common
 @click.option("-m", "--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
-@click.option("--requests", type=click.IntRange(min=1), default=400, show_default=True, metavar="N")
+@click.option("--requests", type=click.IntRange(min=1), metavar="N", show_default="400; 100 with URL")
 @click.option(
     "--delay",
     "delay_s",
@@ -198,17 +204,20 @@ def demo(items: int, delay: float, **common: Any) -> int:
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 10_000),
-    default=100,
-    show_default=True,
+    show_default="100; 10 with URL",
     metavar="C",
     help="Requests in flight, for models that need the number.",
 )
 @click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each model.")
+@click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
 @click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
-def compare(models: tuple[str, ...], **given: Any) -> int:
+@click.argument("url", required=False)
+def compare(models: tuple[str, ...], url: str | None, yes: bool, **given: Any) -> int:
     """`overlapped compare`."""
     from overlapped.cli.compare import run_compare
     from overlapped.compare.workloads.crawl import Wanted
 
+    given["requests"] = given["requests"] or (400 if url is None else 100)
+    given["concurrency"] = given["concurrency"] or (100 if url is None else 10)
     wanted = Wanted(**{name: given.pop(name) for name in ("requests", "delay_s", "concurrency", "repeat", "whole")})
-    return run_compare(models, wanted, _merged(given))
+    return run_compare(models, url, wanted, _merged(given), yes=yes)

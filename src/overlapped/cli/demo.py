@@ -1,4 +1,4 @@
-"""`overlapped demo`: slow pages one at a time and overlapped, measured side by side."""
+"""`overlapped demo`: every I/O model side by side, then a real job one page at a time and overlapped."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from overlapped.cli.compare import raised_as_problem, running_line
 from overlapped.cli.job import load_job
 from overlapped.cli.progress import make_view
 from overlapped.cli.run import Outcome, conclude, execute, told
 from overlapped.cli.say import ExitCode, Problem, say, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
 from overlapped.cli.site import running_site
+from overlapped.compare.catalog import chosen_models
+from overlapped.compare.table import table
+from overlapped.compare.workloads import crawl
 from overlapped.report.text import counted, seconds
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
     from overlapped import Report
     from overlapped.cli.commands import Common
+    from overlapped.cli.jobs.crawl import Counts
+    from overlapped.compare.comparison import Comparison
 
 SAMPLE = 20
 """Pages fetched one at a time: 2 s at 100 ms, enough for an estimate that says what it is."""
@@ -67,6 +73,7 @@ class Shown:
         alone: some of them, one at a time.
         outcome: all of them, overlapped.
         answer: what the database knows.
+        compared: the I/O models on requests that late, unless nobody wants to see them.
     """
 
     items: int
@@ -74,9 +81,10 @@ class Shown:
     alone: Alone
     outcome: Outcome
     answer: dict[str, Any]
+    compared: Comparison | None = None
 
 
-def run_demo(items: int, delay_s: float, common: Common) -> int:
+def run_demo(items: int, delay_s: float, common: Common, *, compare: bool) -> int:
     """Run the demo and return the exit code; nothing is left behind, whatever ends it."""
     for needed in ("tornado", "aiohttp"):
         if importlib.util.find_spec(needed) is None:
@@ -84,10 +92,21 @@ def run_demo(items: int, delay_s: float, common: Common) -> int:
     with Signals() as signals, TemporaryDirectory(prefix="overlapped-demo-") as folder:
         # the third Ctrl-C leaves without unwinding; the site ends by itself with our end of its stdin
         signals.last_act = lambda: shutil.rmtree(folder, ignore_errors=True)
+        compared = _compare(items, delay_s, common) if compare else None
         with running_site(delay_s) as site:
             urls = _urls(site)[:items]
             shown = _measure(urls, delay_s, Path(folder), common, signals)
-            return _tell(shown, common, signals)
+            return _tell(replace(shown, compared=compared), common, signals)
+
+
+def _compare(items: int, delay_s: float, common: Common) -> Comparison:
+    """Every I/O model on as many requests, and its table."""
+    with raised_as_problem():
+        wanted = crawl.Wanted(requests=items, delay_s=delay_s, repeat=1)
+        compared = crawl.compare(chosen_models([], "crawl"), wanted, running_line(common))
+    if not common.json:
+        write_stdout(f"{table(compared)}\n")
+    return compared
 
 
 def _measure(urls: list[str], delay_s: float, folder: Path, common: Common, signals: Signals) -> Shown:
@@ -141,7 +160,7 @@ def _get(connection: http.client.HTTPConnection, path: str) -> bytes:
 
 def _one_at_a_time(urls: list[str], folder: Path, common: Common) -> Alone:
     """The same work in a plain loop: a blocking request on one kept connection, parse, save."""
-    from overlapped.cli.jobs import crawl
+    from overlapped.cli.jobs.crawl import Page, parse, save
 
     sample = urls[:: max(1, len(urls) // SAMPLE)][:SAMPLE]
     if not common.quiet:
@@ -149,16 +168,16 @@ def _one_at_a_time(urls: list[str], folder: Path, common: Common) -> Alone:
     address = urlsplit(urls[0]).netloc
     with closing(http.client.HTTPConnection(address, timeout=30)) as connection:
 
-        def pages() -> Iterator[list[crawl.Counts]]:
+        def pages() -> Iterator[list[Counts]]:
             total = 0
             for url in sample:
                 body = _get(connection, urlsplit(url).path)
                 total += len(body)
-                yield [crawl.parse(crawl.Page(url, body, total))]
+                yield [parse(Page(url, body, total))]
 
         voluntary, involuntary = _switches()
         start = time.perf_counter()
-        done = sum(crawl.save(str(folder / "alone.db"), pages()))
+        done = sum(save(str(folder / "alone.db"), pages()))
         elapsed_s = time.perf_counter() - start
     after = _switches()
     return Alone(done, elapsed_s, after[0] - voluntary, after[1] - involuntary)
@@ -194,6 +213,7 @@ def _data(shown: Shown) -> dict[str, Any]:
     estimate_s = shown.alone.estimate_s(shown.items)
     report = shown.outcome.report
     return {
+        "comparison": shown.compared.to_dict() if shown.compared else None,
         "items": shown.items,
         "delay_s": shown.delay_s,
         "one_at_a_time": asdict(shown.alone) | {"estimate_for_all_s": estimate_s},
@@ -230,7 +250,8 @@ def _text(shown: Shown, report: Report) -> str:
         f"from the database: {totals}; the most functions are in",
         *(f"  {row['functions']:>5}  {row['module']}" for row in answer["most_functions"]),
         "",
-        "next: overlapped run --help  (this job is examples/crawl.py)",
+        "this job is examples/crawl.py; yours: overlapped run --help",
+        "next: overlapped compare http://localhost:8000/  (a page of your own under every I/O model)",
     ]
     return "\n".join(lines)
 

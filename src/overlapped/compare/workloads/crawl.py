@@ -51,8 +51,8 @@ def compare(models: Sequence[Model], wanted: Wanted, on_run: Callable[[str], Non
     with ExitStack() as stack:
         port = stack.enter_context(server.running_server())
         urls = server.urls(port, wanted.requests, wanted.delay_s)
-        rows = [_row(model, wanted) for model in models]
-        _run(rows, urls, wanted, on_run)
+        rows = rows_of(models, wanted)
+        run_rows(rows, urls, wanted, on_run)
     check_same(rows, [hashlib.sha256(server.page(number)).hexdigest()[:16] for number in range(wanted.requests)])
     made = Comparison(
         workload="crawl",
@@ -65,25 +65,35 @@ def compare(models: Sequence[Model], wanted: Wanted, on_run: Callable[[str], Non
         bound_s=math.ceil(wanted.requests / wanted.concurrency) * wanted.delay_s,
         rows=rows,
     )
-    made.notes.extend(_notes(made))
+    made.notes.extend(part(made))
+    if wanted.delay_s:
+        made.notes.append(
+            f"no model with {made.concurrency} in flight can be faster than {made.bound_s:.3g} s "
+            f"({math.ceil(made.count / made.concurrency)} rounds of {made.delay_s * 1e3:g} ms)"
+        )
+    made.notes.extend(notes(made))
     return made
 
 
-def _notes(made: Comparison) -> list[str]:
-    notes = [
+def part(made: Comparison) -> list[str]:
+    """Which models were measured on a part, and what that makes of the whole."""
+    return [
         f"{row.name} was measured on {row.count} of {made.count:,}: {row.median_s:.3g} s; all are "
         f"about {row.estimate_s(made.count):.3g} s (estimate: {made.count / row.count:g} times as many)"
         for row in made.rows
         if row.runs and row.count < made.count
     ]
-    if made.delay_s:
-        notes.append(
-            f"no model with {made.concurrency} in flight can be faster than {made.bound_s:.3g} s "
-            f"({math.ceil(made.count / made.concurrency)} rounds of {made.delay_s * 1e3:g} ms)"
-        )
+
+
+def notes(made: Comparison) -> list[str]:
+    """What is said below every crawl."""
     found = [row for row in made.rows if row.runs and not row.model.about.has_number]
-    notes += [f"{row.name} was given no number and ended with {row.concurrency} in flight" for row in found]
-    return notes
+    return [f"{row.name} was given no number and ended with a limit of {row.concurrency} in flight" for row in found]
+
+
+def rows_of(models: Sequence[Model], wanted: Wanted) -> list[Row]:
+    """A row for each model, not yet run; one that has one request in flight is measured on a part."""
+    return [_row(model, wanted) for model in models]
 
 
 def _row(model: Model, wanted: Wanted) -> Row:
@@ -93,7 +103,9 @@ def _row(model: Model, wanted: Wanted) -> Row:
     return Row(model, count, model.lines("crawl"))
 
 
-def _run(rows: Sequence[Row], urls: list[str], wanted: Wanted, on_run: Callable[[str], None]) -> None:
+def run_rows(rows: Sequence[Row], urls: list[str], wanted: Wanted, on_run: Callable[[str], None]) -> None:
+    """Run them all on these addresses."""
+
     def order(row: Row) -> dict[str, Any]:
         return {"urls": urls[: row.count], "concurrency": wanted.concurrency}
 
