@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
@@ -160,6 +161,18 @@ class Crew(Handover):
         if chunk and self.up.marks is not None:
             self.marked.update(enumerate(self.up.marks, self.admitted))
         return bool(chunk)
+
+    def admit(self, most: float) -> list[object]:
+        """Many new items at once, if none of them is a failure; they are those from `admitted` on before the call."""
+        if not self.refill():
+            return []
+        room = min(self.released + self.cap, self.wanted) - self.admitted
+        items = list(islice(self.input, int(min(room, most))))
+        if Failure in map(type, items):
+            self.input = iter([*items, *self.input])
+            return []
+        self.admitted += len(items)
+        return items
 
     def next_job(self) -> Job | None:
         """The next item that may be started, failures upstream put in their places; None if none may."""

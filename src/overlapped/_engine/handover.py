@@ -18,6 +18,10 @@ MAX_UNTAKEN_BYTES: Final = 64 * 2**20
 """With AUTO, `bytes` and `str` results that nobody has taken stay below this (one is always allowed)."""
 
 
+_SPECIAL: Final = frozenset({Spread, object})
+"""Classes of results that are not one value; `DROPPED` is an object."""
+
+
 class Handover(Through):
     """The outgoing side of a crew.
 
@@ -134,6 +138,9 @@ class Handover(Through):
 
     def emit(self, index: int, result: object) -> None:
         """Let the outcome of item `index` go, whatever its turn."""
+        if result.__class__ not in _SPECIAL and self.marks is None and not self.spec.many:
+            self.out.append(result)
+            return
         before = len(self.out)
         if isinstance(result, Spread):
             self.out.extend(result.items)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.host import Host
+from overlapped._engine.host import OK, Host
 from overlapped._engine.parcels import PackedError, know_main, pack, refuse_while_main_is_imported, unpack_error
 from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.scope import GRACE_S
@@ -381,8 +381,21 @@ class HostPort:
         outcomes = []
         spent_s = 0.0
         verb, offset_s, each_s = self._work.verb, self._offset_s, cpu_s / len(entries)
+        sent, limit, is_map = host.sent, self._limit, verb in ("map", "flat_map")
         for entry, value in zip(entries, results, strict=True):
-            at_once = min(self._limit, entry[4] + others)
+            number, code, started_s, ended_s, in_flight = entry
+            at_once = in_flight + others
+            if at_once > limit:
+                at_once = limit
+            if code == OK and is_map and number in sent and not host.started:  # most of them; this saves 0.2 us
+                del sent[number]
+                host.in_flight = in_flight
+                spent_s += ended_s - started_s
+                about = (number, "ok", value, started_s + offset_s, ended_s + offset_s, each_s, at_once)
+                outcomes.append(tuple.__new__(Outcome, about))
+                if self._suspects:
+                    self._suspects.discard(number)
+                continue
             outcome = host.outcome(verb, entry, value, offset_s, each_s, at_once)
             if outcome is not None:
                 outcomes.append(outcome)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from overlapped._engine.callables import is_awaitable, is_generator
 from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
+from overlapped._engine.job import Job
 from overlapped._engine.lost import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from overlapped._engine.crew import Crew
-    from overlapped._engine.job import Job
 
 
 class Outcome(NamedTuple):
@@ -243,6 +243,7 @@ class Ported:
             self._take_back()
         self.was_paced = crew.tuning.is_paced
         jobs: list[tuple[int, object]] = []
+        self._admit_many(jobs)
         while not self._is_filled() and (job := self._next_job()) is not None:
             if self._may_start(job):
                 self.pending[job.index] = job
@@ -251,6 +252,26 @@ class Ported:
         if jobs:
             self.port.put(jobs)
             self.deadline.watch()
+
+    def _admit_many(self, jobs: list[tuple[int, object]]) -> None:
+        """Put new items without a look at each, as long as nothing can keep one of them from its start.
+
+        It saves 1 us an item; the first item that may be special is left to `_next_job`.
+        """
+        crew, pending = self.crew, self.pending
+        if self.one_by_one or self.was_paced or self.backlog or crew.ready or crew.is_held:
+            return
+        while True:
+            room = crew.room_for_results(self.limit) - len(pending) if crew.spec.bounds_bytes else math.inf
+            if room < 1:
+                return
+            start = crew.admitted
+            items = crew.admit(room)
+            if not items:
+                return
+            made = list(map(Job, range(start, start + len(items)), items))
+            pending.update(zip(range(start, start + len(items)), made, strict=True))
+            jobs.extend(enumerate(items, start))
 
     def _next_job(self) -> Job | None:
         """What is due first, then what was taken back, then a new item."""
@@ -330,20 +351,27 @@ class Ported:
         self.wake()
 
     def _take_outcomes(self, outcomes: list[Outcome]) -> None:
-        crew = self.crew
+        crew, pending, unacknowledged = self.crew, self.pending, self.unacknowledged
+        is_simple = not (self.learns or self.on_outcome or self.on_awaitable or crew.keys)
         for outcome in outcomes:
-            if outcome.kind == "part":
-                self._take_part(outcome.number, outcome.value)
+            number, kind, value, started_s, ended_s, cpu_s, _ = outcome
+            if kind == "part":
+                self._take_part(number, value)
                 continue
-            job = self.pending.pop(outcome.number, None)
-            self.unacknowledged.pop(outcome.number, None)
-            self.total_cpu_s += outcome.cpu_s
+            job = pending.pop(number, None)
+            if unacknowledged:
+                unacknowledged.pop(number, None)
+            self.total_cpu_s += cpu_s
             if job is None:
                 self._end_lost(outcome)
                 continue
             crew.calls += 1
-            crew.service_s += outcome.ended_s - outcome.started_s
-            if outcome.kind == "ok":
+            crew.service_s += ended_s - started_s
+            if is_simple and kind == "ok" and job.results is None:
+                if crew.spec.bounds_bytes:
+                    crew.weigh_result(value)
+                crew.settle(number, value)
+            elif kind == "ok":
                 self._succeed(job, outcome)
             else:
                 self._fail(job, outcome)
