@@ -72,6 +72,7 @@ Examples:
   overlapped compare
   overlapped compare --requests 1000 --concurrency 300 --repeat 5
   overlapped compare -m blocking -m polling -m readiness --json
+  overlapped compare -o models.html
   overlapped compare http://localhost:8000/
 """
 
@@ -211,8 +212,9 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 @click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each model.")
 @click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
 @click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
+@click.option("-o", "out", metavar="FILE", help="Also write a page (.html), a picture (.svg) or data (.json).")
 @click.argument("url", required=False)
-def compare(models: tuple[str, ...], url: str | None, yes: bool, **given: Any) -> int:
+def compare(models: tuple[str, ...], url: str | None, yes: bool, out: str | None, **given: Any) -> int:
     """`overlapped compare`."""
     from overlapped.cli.compare import run_compare
     from overlapped.compare.workloads.crawl import Wanted
@@ -220,4 +222,4 @@ def compare(models: tuple[str, ...], url: str | None, yes: bool, **given: Any) -
     given["requests"] = given["requests"] or (400 if url is None else 100)
     given["concurrency"] = given["concurrency"] or (100 if url is None else 10)
     wanted = Wanted(**{name: given.pop(name) for name in ("requests", "delay_s", "concurrency", "repeat", "whole")})
-    return run_compare(models, url, wanted, _merged(given), yes=yes)
+    return run_compare(models, url, wanted, _merged(given), yes=yes, out=out)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from overlapped.cli.say import ExitCode, Problem, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
+from overlapped.compare import page
 from overlapped.compare.base import INSTALL, ComparisonError
 from overlapped.compare.catalog import chosen_models
 from overlapped.compare.table import table
@@ -53,16 +54,22 @@ def _ask(address: str, requests: int, *, yes: bool) -> None:
         raise Problem("nothing was sent")
 
 
-def run_compare(names: Sequence[str], address: str | None, wanted: crawl.Wanted, common: Common, *, yes: bool) -> int:
+def run_compare(
+    names: Sequence[str], address: str | None, wanted: crawl.Wanted, common: Common, *, yes: bool, out: str | None
+) -> int:
     """Compare the models, on our server or on the page at `address`, and return the exit code."""
     if importlib.util.find_spec("tornado") is None:
         raise Problem(f"the server of the comparison needs tornado: {INSTALL}")
     with Signals(), raised_as_problem():
+        if out is not None:
+            page.checked_path(out)
         models = chosen_models(names, "crawl")
         if address is None:
             made = crawl.compare(models, wanted, running_line(common))
         else:
             _ask(url.checked_url(address), url.total(models, wanted), yes=yes)
             made = url.compare(models, address, wanted, running_line(common))
+        if out is not None:
+            page.save(made, out)
         write_stdout(json.dumps(made.to_dict()) if common.json else table(made))
     return ExitCode.OK

@@ -22,7 +22,7 @@ def table(made: Comparison) -> str:
     """The comparison for people: the fastest first, then what could not run and why, then what to keep in mind."""
     ran = [row for row in made.by_time() if row.runs]
     lines = [f"{made.workload}: {made.subject}", ""]
-    lines += columns([HEAD, *(_cells(row, made) for row in ran)])
+    lines += columns([HEAD, *(cells(row, made) for row in ran)])
     lines += [f"{row.name}  not run: {cut(escape(row.reason), REASON_CHARS)}" for row in made.rows if not row.runs]
     each = f"a {made.noun}"
     legend = [
@@ -44,7 +44,8 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _cells(row: Row, made: Comparison) -> tuple[str, ...]:
+def cells(row: Row, made: Comparison) -> tuple[str, ...]:
+    """A row that ran, under HEAD."""
     run, count = row.median, row.count
     is_part = count < made.count
     found = " found" if run.found is not None else ""

@@ -1,0 +1,85 @@
+"""A comparison as a file: a picture, a page with the picture and all numbers, or plain data."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from overlapped.compare.base import INSTALL, ComparisonError
+from overlapped.compare.picture import picture
+from overlapped.compare.table import HEAD, cells
+from overlapped.report.plain import escape
+from overlapped.report.svg import style
+
+if TYPE_CHECKING:
+    from overlapped.compare.comparison import Comparison
+    from overlapped.compare.runner import Row
+
+KINDS = (".html", ".svg", ".json")
+
+
+def checked_path(path: str) -> str:
+    """`path`, if a comparison can be written there; found out before anything is measured.
+
+    Raises:
+        ComparisonError: it cannot.
+    """
+    kind = os.path.splitext(path)[1].lower()
+    if kind not in KINDS:
+        raise ComparisonError(f"{path}: a comparison is written as {', '.join(KINDS)}", is_usage=True)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ComparisonError(f"{path}: there is no folder {folder}", is_usage=True)
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise ComparisonError(f"{path}: cannot be written", is_usage=True)
+    if kind == ".html" and importlib.util.find_spec("jinja2") is None:
+        raise ComparisonError(f"a page needs jinja2: {INSTALL}", is_usage=True)
+    return path
+
+
+def save(made: Comparison, path: str) -> None:
+    """Write the comparison as what the path's ending says."""
+    kind = os.path.splitext(path)[1].lower()
+    if kind == ".json":
+        text = json.dumps(made.to_dict(), indent=1) + "\n"
+    elif kind == ".svg":
+        text = str(picture(made))
+    else:
+        text = page(made)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def page(made: Comparison) -> str:
+    """One self-contained HTML page: nothing in it is fetched from anywhere."""
+    import jinja2
+    import markupsafe
+
+    with open(os.path.join(os.path.dirname(__file__), "templates", "comparison.html"), encoding="utf-8") as file:
+        template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(file.read())
+
+    def cells_of(row: Row) -> tuple[str, ...]:
+        return cells(row, made)
+
+    rows = made.by_time()
+    return template.render(
+        made=made,
+        style=markupsafe.Markup(style()),  # noqa: S704 - both are made by report.svg, which escapes all text
+        picture=markupsafe.Markup(picture(made).inline()),  # noqa: S704 - as above
+        head=HEAD,
+        ran=[row for row in rows if row.runs],
+        not_run=[row for row in rows if not row.runs],
+        cells=cells_of,
+        plain=escape,
+        machine=machine(),
+    )
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = f"{cpus} CPU{'' if cpus == 1 else 's'}"
+    return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {cores}"
