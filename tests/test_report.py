@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from overlapped.record import Decision, FailureRecord, RunRecord, StageRecord
+from overlapped.record import Decision, FailureRecord, RunRecord, StageRecord, Times
 from overlapped.report import Report
 from overlapped.report.plain import ERROR_CHARS, ITEM_CHARS, cut, escape, plain, plain_error
 from overlapped.report.text import rate, seconds
@@ -210,7 +210,7 @@ def test_to_dict_is_plain_json_with_failures_as_text() -> None:
         "what": "limit",
         "evidence": "",
     }
-    assert data.keys() == {field.name for field in dataclasses.fields(RunRecord)}
+    assert data.keys() == {"schema", *(field.name for field in dataclasses.fields(RunRecord))}
     assert data["stages"][0].keys() == {field.name for field in dataclasses.fields(StageRecord)}
 
 
@@ -265,22 +265,27 @@ def test_waiting_and_cpu_are_told_only_where_the_lane_knows_them() -> None:
     assert "% CPU" not in told()
 
 
-def test_the_slowest_stage_is_named_only_with_evidence() -> None:
-    assert "fetch is the slowest stage: what it waits for, not this machine" in told()
-    assert "slowest" not in told(stages=(make_stage(starved_s=10.0),))
-    assert "slowest" not in told(stages=(make_stage(calls=5),))
-    assert "slowest" not in told(stages=(make_stage(), make_stage(name="parse")))
+def test_the_stage_that_sets_the_pace_is_named_only_with_evidence() -> None:
+    full = Times(full_s=1.96, starved_s=0.04)
+    shown = told(stages=(make_stage(times=full),), loop_cpu_s=0.2)
+    assert (
+        "verdict  fetch: all its slots were in calls 98% of the time; 64 at once, and more did not give more" in shown
+    )
+    assert "not this machine" in shown
+    assert "all its slots" not in told(stages=(make_stage(times=Times(full_s=1.0, starved_s=1.0)),))
+    assert "all its slots" not in told(stages=(make_stage(times=full, calls=5),))
 
 
 def test_the_machine_is_not_excused_when_it_was_busy() -> None:
-    shown = told(cpu_s=1.9)
+    shown = told(cpu_s=1.9, loop_cpu_s=1.5, stages=(make_stage(times=Times(full_s=2.0)),))
     assert "not this machine" not in shown
     assert "this process used 95% of one core" in shown
 
 
 def test_a_given_limit_is_named_as_what_holds_the_slowest_stage() -> None:
-    shown = told(stages=(make_stage(limit=5, limit_range=(5, 5), reason="fixed", decisions=()),))
-    assert "its limit is the number given, 5" in shown
+    given = make_stage(limit=5, limit_range=(5, 5), reason="fixed", decisions=(), times=Times(full_s=2.0))
+    shown = told(stages=(given,))
+    assert "faster?  concurrency=5 was given" in shown
     assert "tuner" not in shown
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 RunState = Literal["running", "done", "stopped", "failed", "cancelled"]
 
@@ -47,6 +47,101 @@ class Decision:
     evidence: str = ""
 
 
+class Times(NamedTuple):  # as the others below: a dataclass would cost 1 ms more at import
+    """How long a stage, as a whole, was in which state, s; one state at a time, so they sum up to its life.
+
+    Attributes:
+        full_s: every slot that the limit allows was in a call: the stage itself set the pace.
+        starved_s: a slot was free, and there was no item for it.
+        blocked_s: a slot was free, but the look-ahead was full of results that the next stage did not take.
+        order_s: the same, while the next stage wanted more: results waited for the one before them.
+        key_s: a slot was free, but the items at hand waited for the calls of their key.
+        rate_s: calls waited for the rate that was given, or for the pace found from refusals.
+        paused_s: no call might start, since the service asked to wait (Retry-After).
+        retry_s: slots, or all items at hand, waited for their next attempt.
+        lost_s: at least half of the slots were held by calls that timed out and cannot be cancelled.
+        ended_s: no item was left to start: the last calls were finishing.
+    """
+
+    full_s: float = 0.0
+    starved_s: float = 0.0
+    blocked_s: float = 0.0
+    order_s: float = 0.0
+    key_s: float = 0.0
+    rate_s: float = 0.0
+    paused_s: float = 0.0
+    retry_s: float = 0.0
+    lost_s: float = 0.0
+    ended_s: float = 0.0
+
+
+NO_TIMES = Times()
+
+
+class Call(NamedTuple):
+    """One call that was kept for the chronology.
+
+    Attributes:
+        number: which of the stage's items.
+        place: the slot that made it, from 0; -1 where that is not known.
+        started_s: s since the start of the run.
+        took_s: service time, s.
+        outcome: "ok", "retried" (it failed and was made again) or "failed".
+    """
+
+    number: int
+    place: int
+    started_s: float
+    took_s: float
+    outcome: Literal["ok", "retried", "failed"] = "ok"
+
+
+class Point(NamedTuple):
+    """One stage at one moment.
+
+    Attributes:
+        at_s: s since the start of the run.
+        limit: most calls allowed in flight.
+        in_flight: calls in flight.
+        queue: items ready for this stage that have not been started.
+        calls: calls ended so far.
+        items_out: results handed on so far.
+    """
+
+    at_s: float
+    limit: int
+    in_flight: int
+    queue: int
+    calls: int
+    items_out: int
+
+
+class Bin(NamedTuple):
+    """Calls by their service time: about `calls` of them took from `low_s` to `high_s`."""
+
+    low_s: float
+    high_s: float
+    calls: int
+
+
+class Stall(NamedTuple):
+    """A line that kept the loop from turning.
+
+    Attributes:
+        where: file, line and function, `crawl.py:41 in parse`; the innermost line that is not a library's.
+        code: the text of that line, "" if it cannot be read.
+        times: how often the loop stood still there for 50 ms and more.
+        total_s: how long in all, s.
+        longest_s: the longest of them, s.
+    """
+
+    where: str
+    code: str
+    times: int
+    total_s: float
+    longest_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class StageRecord:
     """What one stage has done so far.
@@ -78,6 +173,17 @@ class StageRecord:
         batch_size: most items in a batch, where AUTO finds it; else 0.
         batch_size_range: smallest and largest of them so far.
         batch_size_reason: the last reason of that controller.
+        times: how long the stage was in which state.
+        latencies: how long calls took (bounded): a histogram with steps of an eighth of an octave.
+        kept_calls: single calls for the chronology (bounded): all failures up to 1,000, the slowest 1 % up to
+            200, and an even sample of the others.
+        points: limit, in flight, queue and progress over time (bounded), oldest first.
+        queued_s: sum of the time items were ready for this stage and waited for a slot, s (from `points`).
+        has_rate: a `Rate` was given.
+        is_ordered: results leave in the order of their items.
+        cpu_wait_s: time that the stage's threads were ready to run and had no CPU, s; 0 where the system does not
+            tell; those of threads that still run are missing.
+        top_key: the key with the most items waiting for its turn, as text, where there are keys; else "".
     """
 
     name: str
@@ -106,6 +212,25 @@ class StageRecord:
     batch_size: int = 0
     batch_size_range: tuple[int, int] = (0, 0)
     batch_size_reason: str = ""
+    times: Times = NO_TIMES
+    latencies: tuple[Bin, ...] = ()
+    kept_calls: tuple[Call, ...] = ()
+    points: tuple[Point, ...] = ()
+    queued_s: float = 0.0
+    has_rate: bool = False
+    is_ordered: bool = True
+    top_key: str = ""
+    cpu_wait_s: float = 0.0
+
+    def took_s(self, share: float) -> float:
+        """The service time that this share of the calls (0.5: half of them) stayed below, s; 0 without calls."""
+        total = sum(bin_.calls for bin_ in self.latencies)
+        left = share * total
+        for bin_ in self.latencies:
+            if left <= bin_.calls:
+                return bin_.low_s + (bin_.high_s - bin_.low_s) * (left / bin_.calls)
+            left -= bin_.calls
+        return self.latencies[-1].high_s if self.latencies else 0.0
 
     @property
     def mean_service_s(self) -> float:
@@ -131,6 +256,15 @@ class RunRecord:
         voluntary_switches: context switches because this process waited.
         involuntary_switches: context switches because the kernel took the core away.
         peak_rss_bytes: highest resident memory of this process so far.
+        loop_cpu_s: CPU time of the loop's thread during the run, s; None where it cannot be told.
+        loop_wait_s: time that this thread was ready to run and had no CPU, s; 0 where the system does not tell.
+        source_s: time that the source was producing items that had been asked for, s; of several, the busiest.
+        consumer_s: time that whoever takes the results was busy with them, s.
+        cpus: CPUs that this process may use.
+        stalls: lines that kept the loop from turning for 50 ms and more, the worst first (bounded).
+        loop_lines: where the loop's thread was when it was looked at and did not wait: (file, line and
+            function, how often), the most frequent first (bounded).
+        made_by: version of this library, Python and system.
     """
 
     source: str
@@ -146,6 +280,14 @@ class RunRecord:
     voluntary_switches: int
     involuntary_switches: int
     peak_rss_bytes: int
+    loop_cpu_s: float | None = None
+    loop_wait_s: float = 0.0
+    source_s: float = 0.0
+    consumer_s: float = 0.0
+    cpus: int = 1
+    stalls: tuple[Stall, ...] = ()
+    loop_lines: tuple[tuple[str, int], ...] = ()
+    made_by: str = ""
 
     @property
     def overlap(self) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import sys
 import time
 import warnings
@@ -13,6 +15,8 @@ from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.lineage import split
 from overlapped._engine.resources import open_on_loop
 from overlapped._engine.scope import GRACE_S, Scope
+from overlapped._engine.watch import Watch
+from overlapped._version import __version__
 from overlapped.errors import TooManyFailures, UsageError
 from overlapped.record import RunRecord
 from overlapped.report.report import Report
@@ -116,6 +120,9 @@ class Run(Scope):
         self.finished: asyncio.Future[None] = self.loop.create_future()
         self.started_at = time.time()
         self._usage = _usage()
+        self.watch = Watch(self)
+        self.consumer_s = 0.0
+        self._handed_s = math.inf  # when the last results were taken, until more are asked for
         self.warden = asyncio.Task(self._live(), loop=self.loop, name="overlapped:warden")
 
     # -- life --------------------------------------------------------------------------------------
@@ -130,6 +137,7 @@ class Run(Scope):
                 if (error := opening.result()) is not None:
                     raise error
                 self.has_started = True
+                self.watch.begin()
                 self.chain.start()
                 self._watch_progress()
                 self._heard()
@@ -273,6 +281,9 @@ class Run(Scope):
 
     def take(self) -> list[object]:
         """Results that are ready; failures among them are raised (kept) by what this run does with failures."""
+        if self._handed_s != math.inf:
+            self.consumer_s += self.clock() - self._handed_s
+            self._handed_s = math.inf
         while self.has_started and not self.is_over:
             try:
                 chunk = self.chain.take(DELIVERED_AT_ONCE)
@@ -290,6 +301,7 @@ class Run(Scope):
                 split(mark, into=0)
             if chunk:
                 self.items += len(chunk)
+                self._handed_s = self.clock()
                 return chunk
         return []
 
@@ -372,11 +384,19 @@ class Run(Scope):
             failed=self.failed,
             failures=tuple(failure.record() for failure in failures),
             cleanup_errors=tuple(self.cleanup_errors),
-            stages=tuple(crew.record() for crew in self.crews),
+            stages=(*(crew.record() for crew in self.crews), *(account() for account in self.accounts)),
             cpu_s=cpu - self._usage[0],
             voluntary_switches=voluntary - self._usage[1],
             involuntary_switches=involuntary - self._usage[2],
             peak_rss_bytes=peak,
+            loop_cpu_s=self.watch.loop_cpu_s(),
+            loop_wait_s=self.watch.loop_wait_s(),
+            source_s=max((feed.busy_s() for feed in self.pulled if feed.is_source), default=0.0),
+            consumer_s=self.consumer_s,
+            cpus=_cpus(),
+            stalls=self.watch.stalls(),
+            loop_lines=self.watch.lines(),
+            made_by=f"overlapped {__version__}, Python {sys.version.split()[0]}, {sys.platform}",
         )
 
     @property
@@ -414,6 +434,13 @@ async def _wait(tasks: Iterable[asyncio.Task[object]], timeout_s: float | None) 
             await asyncio.wait(pending, timeout=timeout_s)
         except asyncio.CancelledError:
             pass  # whoever cancels a run wants it taken down, and that is what goes on here
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _usage() -> tuple[float, int, int, int]:

@@ -15,6 +15,7 @@ from overlapped._engine.failure import Failure, add_note, as_value
 from overlapped._engine.feed import EVERYTHING
 from overlapped._engine.handover import MAX_UNTAKEN_BYTES, Handover
 from overlapped._engine.job import Job
+from overlapped._engine.ledger import ENDED, Ledger, queued
 from overlapped._engine.shape import Unstarted
 from overlapped._engine.trays import DROPPED, Spread, Tray
 from overlapped._engine.tuning import Tuning
@@ -83,6 +84,7 @@ class Crew(Handover):
         # the account
         self.calls = self.retries = self.failed = self.failures = self.timeouts = 0
         self.service_s = self.starved_s = self.blocked_s = self.paused_s = 0.0
+        self.ledger = Ledger(scope.started_s, scope.clock())
         scope.crews.append(self)
 
     # -- shape ---------------------------------------------------------------------------------
@@ -111,6 +113,7 @@ class Crew(Handover):
     def start(self) -> None:
         """Start upstream, then pull."""
         super().start()
+        self.ledger.begin(self.scope.clock())
         self.shape = self.make_shape()
         self.open_gate()
         self.shape.start()
@@ -214,6 +217,7 @@ class Crew(Handover):
             self.emit(index, failure)
         self.barrier.clear()
         self.is_complete = True
+        self.ledger.enter(ENDED, self.scope.clock())
         self.ended = not self.out
         self.announce()
 
@@ -476,6 +480,18 @@ class Crew(Handover):
             self.open_gate()
             self.shape.wake()
 
+    def look(self, now_s: float) -> None:
+        """One more point of the stage's series."""
+        calling, lying = self.shape.places()
+        self.ledger.point(
+            now_s,
+            limit=self.limit,
+            in_flight=calling,
+            queue=queued(self) + lying,
+            calls=self.calls,
+            items_out=self.handed_on,
+        )
+
     def record(self) -> StageRecord:
         """The account so far."""
         from overlapped.record import StageRecord
@@ -499,6 +515,7 @@ class Crew(Handover):
             parked=len(self.parked) + (self.keys.waiting if self.keys is not None else 0),
             service_s=self.service_s,
             cpu_s=self.shape.cpu_s(),
+            cpu_wait_s=getattr(getattr(self.shape, "port", None), "cpu_wait_s", 0.0),
             starved_s=self.starved_s,
             blocked_s=self.blocked_s,
             paused_s=self.paused_s,
@@ -507,4 +524,12 @@ class Crew(Handover):
             batch_size=self.tuning.size,
             batch_size_range=self.tuning.sizes,
             batch_size_reason=self.tuning.batches.reason if self.tuning.batches is not None else "",
+            times=self.ledger.times(self.scope.clock()),
+            latencies=self.ledger.latencies(),
+            kept_calls=self.ledger.kept_calls(),
+            points=self.ledger.points,
+            queued_s=self.ledger.queued_s,
+            has_rate=self.spec.rate is not None,
+            is_ordered=self.spec.ordered,
+            top_key=self.keys.top if self.keys is not None else "",
         )

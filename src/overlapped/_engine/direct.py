@@ -12,6 +12,7 @@ from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.failure import Failure
 from overlapped._engine.job import Job
+from overlapped._engine.ledger import FULL, RATE, RETRY, Places, why_busy, why_idle
 from overlapped._engine.lost import Lost, RunsOn
 from overlapped._engine.scope import cancelled_from_outside, running_task
 from overlapped._engine.trays import DROPPED
@@ -37,11 +38,13 @@ class _Slot:
         "is_after_failure",
         "is_dropped",
         "is_overdue",
+        "place",
         "started_s",
         "task",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self.place = place
         self.body: asyncio.Future[Any] | None = None  # what runs on, though its call's time was up
         self.index = -1
         self.in_flight = 1  # calls in flight when its own started, itself included
@@ -79,6 +82,7 @@ class Direct:
         self.learns = crew.learns and (most is None or crew.tuning.batches is not None)
         self.on_long_call = on_long_call
         self.slots: set[_Slot] = set()
+        self.numbers = Places()
         self.idle = 0
         self.sleepers: deque[asyncio.Future[None]] = deque()
         self.emitters: deque[asyncio.Future[None]] = deque()
@@ -117,6 +121,10 @@ class Direct:
         """Workers that are not at the gate, but for those whose call is lost."""
         return len(self.slots) - self.idle - len(self.lost)
 
+    def places(self) -> tuple[int, int]:
+        """Slots whose call runs; nothing waits here."""
+        return len(self.slots) - self.idle - self.crew.waiting, 0
+
     def drop_after(self, index: int) -> None:
         """Cancel the calls of items beyond `index`."""
         for slot in self.slots:
@@ -143,7 +151,7 @@ class Direct:
     def _enlist(self) -> None:
         if self.crew.is_complete or self.crew.scope.closing:
             return
-        slot = _Slot()
+        slot = _Slot(self.numbers.take())
         self.slots.add(slot)
         self.idle += 1
         slot.task = self.crew.scope.spawn(self._work(slot), self.crew.spec.name)
@@ -155,7 +163,7 @@ class Direct:
 
     async def _work(self, slot: _Slot) -> None:  # noqa: C901, PLR0912, PLR0915 - a call a line would cost 0.05 us an item
         """The hot loop: what stands in it is paid for by every item (docs/design.md has the prices)."""
-        crew, call = self.crew, self.call
+        crew, call, ledger = self.crew, self.call, self.crew.ledger
         clock, turn = crew.scope.clock, crew.scope.turn
         late, put, ordered = crew.late, crew.out.append, crew.spec.ordered
         is_marked = crew.marks is not None
@@ -169,7 +177,10 @@ class Direct:
             while not must_look or await self._gate(slot):
                 must_look = False
                 is_plain = crew.is_plain and not crew.tuning.is_paced
+                edge_s, stride = ledger.edge_s, ledger.stride
                 started = now = began = clock()
+                if now >= ledger.next_point_s:
+                    crew.look(now)
                 for item in crew.input:
                     index = crew.admitted
                     crew.admitted = index + 1
@@ -190,6 +201,9 @@ class Direct:
                         else:
                             now = clock()
                             calls += 1
+                            if now - started > edge_s or not index % stride:
+                                ledger.note(index, slot.place, started, now)
+                                edge_s, stride = ledger.edge_s, ledger.stride
                             if has_cancel():
                                 await self._absorb(slot)
                             if watches:
@@ -237,6 +251,7 @@ class Direct:
         if slot in self.slots:
             self.slots.discard(slot)
             self.idle -= slot.at_gate
+        self.numbers.give_back(slot.place)
         self._retire_if_empty()
         if not self.crew.scope.closing:
             self.crew.check_end()
@@ -287,12 +302,26 @@ class Direct:
                 if self.idle or len(self.slots) >= self.target:
                     break
                 self._enlist()
+        if not self.idle and crew.ledger.state != FULL:
+            self._enter()
+
+    def _enter(self) -> None:
+        """Note the state in which the stage is now."""
+        crew = self.crew
+        if not self.idle and len(self.slots) >= self.target:
+            state = why_busy(crew, lost=len(self.lost), waiting=crew.waiting)
+        else:
+            state = why_idle(crew)
+        crew.ledger.enter(state, crew.scope.clock())
 
     async def _sleep(self) -> None:
         """Wait at the gate."""
         crew = self.crew
         is_blocked = crew.admitted - crew.released >= crew.cap
         before = crew.scope.clock()
+        if before >= crew.ledger.next_point_s:
+            crew.look(before)
+        crew.ledger.enter(why_idle(crew), before)
         await _wait_in(self.sleepers)
         waited = crew.scope.clock() - before
         if is_blocked:
@@ -348,21 +377,26 @@ class Direct:
     def _verdict(self, slot: _Slot, job: Job, error: BaseException) -> float | None:
         """Account for a failed attempt; seconds until the next one, or None if that was the last."""
         crew = self.crew
-        if slot.started_s != math.inf:
-            now = crew.scope.clock()
+        started, now = slot.started_s, crew.scope.clock()
+        if started != math.inf:
             crew.calls += 1
-            crew.service_s += now - slot.started_s
+            crew.service_s += now - started
             if self.learns:
-                self._learn(slot, slot.started_s, now, job.item, error)
+                self._learn(slot, started, now, job.item, error)
             slot.started_s = math.inf
-        if slot.body is not None:
-            return None
-        delay = crew.judge(job, error)
-        return 0.0 if delay is None and crew.splits(job, error) else delay
+        delay: float | None = None
+        if slot.body is None:
+            delay = crew.judge(job, error)
+            if delay is None and crew.splits(job, error):
+                delay = 0.0
+        if started != math.inf:
+            crew.ledger.note_failed(job.index, slot.place, started, now, again=delay is not None)
+        return delay
 
     async def _outlast(self, slot: _Slot, job: Job, error: BaseException, body: asyncio.Future[Any]) -> None:
         """The item fails at once; its call runs on, so there is no retry beside it and the slot stays taken."""
         self.lost.add(slot, error)
+        self._enter()
         self.crew.give_up(job, error)
         self.crew.check_end()
         try:
@@ -402,6 +436,7 @@ class Direct:
     async def _idle_for(self, seconds: float) -> None:
         """Wait in the slot, making no call."""
         self.crew.waiting += 1
+        self._enter()
         try:
             await asyncio.sleep(seconds)
         finally:
@@ -413,6 +448,8 @@ class Direct:
         crew.use_token(job)
         slot.in_flight = self.busy() - crew.waiting
         slot.started_s = started = crew.scope.clock()
+        if crew.ledger.state in (RATE, RETRY):
+            self._enter()
         self.deadline.watch()
         if job.pending is not None:
             pending, job.pending = job.pending, None
@@ -424,6 +461,9 @@ class Direct:
         now = crew.scope.clock()
         crew.calls += 1
         crew.service_s += now - started
+        ledger = crew.ledger
+        if now - started > ledger.edge_s or not job.index % ledger.stride:
+            ledger.note(job.index, slot.place, started, now)
         if slot.task is not None and slot.task.cancelling():
             await self._absorb(slot)
         if crew.spec.bounds_bytes:

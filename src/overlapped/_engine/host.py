@@ -84,6 +84,7 @@ class Host:
         "is_reserved",
         "link",
         "may_run",
+        "place",
         "sent",
         "started",
         "told",
@@ -91,7 +92,8 @@ class Host:
 
     link: Link
 
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self.place = place  # its calls' slot in the account, if it makes one at a time; else -1
         self.is_ready = False
         self.is_reserved = False  # to be emptied for a group of suspects
         self.is_alone = False  # it has such a group, and gets nothing else
@@ -117,7 +119,7 @@ class Host:
         item = self.sent.pop(number)
         if self.started:
             self.started.pop(number, None)
-        account = (started_s + offset_s, ended_s + offset_s, cpu_s, in_flight)
+        account = (started_s + offset_s, ended_s + offset_s, cpu_s, in_flight, self.place)
         if code == OK:
             if verb == "tap":
                 value = item

@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.host import OK, Host
+from overlapped._engine.ledger import Places
 from overlapped._engine.parcels import PackedError, know_main, pack, refuse_while_main_is_imported, unpack_error
 from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.scope import GRACE_S
@@ -92,6 +93,7 @@ class HostPort:
         self._on_ahead = on_ahead
         self._deliver: Callable[[list[Outcome]], None] = lambda outcomes: None
         self._hosts: list[Host] = []
+        self._places = Places()
         self._queue: deque[tuple[int, object]] = deque()
         self._groups: deque[list[tuple[int, object]]] = deque()
         self._suspects: set[int] = set()
@@ -207,7 +209,7 @@ class HostPort:
         return next((host for host in self._hosts if number in host.sent), None)
 
     def _start_host(self) -> None:
-        host = Host()
+        host = Host(self._places.take() if self._is_single else -1)
         host.link = self._launch(
             lambda about, values: self._heard(host, about, values), lambda how: self._gone(host, how)
         )
@@ -391,7 +393,7 @@ class HostPort:
                 del sent[number]
                 host.in_flight = in_flight
                 spent_s += ended_s - started_s
-                about = (number, "ok", value, started_s + offset_s, ended_s + offset_s, each_s, at_once)
+                about = (number, "ok", value, started_s + offset_s, ended_s + offset_s, each_s, at_once, host.place)
                 outcomes.append(tuple.__new__(Outcome, about))
                 if self._suspects:
                     self._suspects.discard(number)
@@ -443,6 +445,7 @@ class HostPort:
     def _gone(self, host: Host, how: str) -> None:
         """A host has ended: its jobs are answered, suspected, or to be called again."""
         self._hosts.remove(host)
+        self._places.give_back(host.place)
         if self._changed is not None:
             _done(self._changed)
         if self._is_closing:

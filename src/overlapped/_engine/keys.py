@@ -17,6 +17,10 @@ MAX_QUIET_KEYS: Final = 1_000
 """Keys without calls that are remembered for their rate before they are swept."""
 
 
+MOST_KEY_CHARS: Final = 80
+"""Of a key that is named in the account."""
+
+
 class _Key:
     """What is going on for one key."""
 
@@ -88,6 +92,15 @@ class Keys:
         elif len(self._keys) > self._sweep_at:
             self._keys = {name: kept for name, kept in self._keys.items() if not self._is_idle(kept)}
             self._sweep_at = max(MAX_QUIET_KEYS, 2 * len(self._keys))
+
+    @property
+    def top(self) -> str:
+        """The key with the most jobs waiting, as text; "" if none waits. Any thread may ask: it may miss some."""
+        name, most = "", 0
+        for job_key, key in list(self._keys.items()):
+            if len(key.jobs) > most and isinstance(job_key, tuple):
+                name, most = repr(job_key[0])[:MOST_KEY_CHARS], len(key.jobs)
+        return name
 
     def pause(self, job_key: object, until_s: float) -> None:
         """No job of this key starts before `until_s`."""

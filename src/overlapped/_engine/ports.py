@@ -11,6 +11,7 @@ from overlapped._engine.callables import is_awaitable, is_generator
 from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.job import Job
+from overlapped._engine.ledger import why_busy, why_idle
 from overlapped._engine.lost import Lost
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Outcome(NamedTuple):
         started_s, ended_s: on the run's clock.
         cpu_s: CPU time of the call, s.
         in_flight: calls in flight when it started, itself included.
+        place: the slot that made it, from 0; -1 if that is not known.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Outcome(NamedTuple):
     ended_s: float = 0.0
     cpu_s: float = 0.0
     in_flight: int = 1
+    place: int = -1
 
 
 class Running(NamedTuple):
@@ -158,8 +161,26 @@ class Ported:
             return
         finally:
             self.is_pumping = False
+        self._enter()
         self.crew.check_end()
         self._retire_if_empty()
+
+    def _enter(self) -> None:
+        """Note the state in which the stage is now."""
+        crew, now_s = self.crew, self.crew.scope.clock()
+        held, lost = len(self.held), len(self.lost)
+        if len(self.pending) + held + lost >= self.limit:
+            state = why_busy(crew, lost=lost, waiting=held)
+        else:
+            state = why_idle(crew)
+        crew.ledger.enter(state, now_s)
+        if now_s >= crew.ledger.next_point_s:
+            crew.look(now_s)
+
+    def places(self) -> tuple[int, int]:
+        """Calls in flight, about; and what waits in the port or has been taken back from it."""
+        put = len(self.pending) + len(self.lost)
+        return min(put, self.limit), max(0, put - self.limit) + len(self.backlog)
 
     @property
     def is_surplus(self) -> bool:
@@ -352,9 +373,10 @@ class Ported:
 
     def _take_outcomes(self, outcomes: list[Outcome]) -> None:
         crew, pending, unacknowledged = self.crew, self.pending, self.unacknowledged
+        ledger = crew.ledger
         is_simple = not (self.learns or self.on_outcome or self.on_awaitable or crew.keys)
         for outcome in outcomes:
-            number, kind, value, started_s, ended_s, cpu_s, _ = outcome
+            number, kind, value, started_s, ended_s, cpu_s, _, place = outcome
             if kind == "part":
                 self._take_part(number, value)
                 continue
@@ -367,6 +389,8 @@ class Ported:
                 continue
             crew.calls += 1
             crew.service_s += ended_s - started_s
+            if kind == "ok" and (ended_s - started_s > ledger.edge_s or not number % ledger.stride):
+                ledger.note(number, place, started_s, ended_s)
             if is_simple and kind == "ok" and job.results is None:
                 if crew.spec.bounds_bytes:
                     crew.weigh_result(value)
@@ -400,7 +424,11 @@ class Ported:
         error = crew.own_error(error)
         self._learn(outcome, job.item, error)
         delay = crew.judge(job, error)
-        if delay is None and crew.splits(job, error):
+        splits = delay is None and crew.splits(job, error)
+        crew.ledger.note_failed(
+            job.index, outcome.place, outcome.started_s, outcome.ended_s, again=splits or delay is not None
+        )
+        if splits:
             self.backlog.appendleft(job)
         elif delay is None:
             self._end(job, crew.fail(job, error))
@@ -480,6 +508,7 @@ class Ported:
             self.overdue.add(running.number, error)
         if self.learns:
             crew.learn(running.started_s, crew.scope.clock(), self.limit, job.item, error, binding=True)
+        crew.ledger.note_failed(job.index, -1, running.started_s, crew.scope.clock(), again=False)
         crew.give_up(job, error)
         if running.number not in self.overdue:
             crew.drop(self.lost.pop(running.number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import queue
 import threading
 import warnings
@@ -35,8 +36,14 @@ class Buffered(Feed):
     wanted beyond it. So a stopped consumer stops the source.
     """
 
-    def __init__(self, name: str) -> None:
+    is_source = True  # and no generator over the items of another feed
+
+    def __init__(self, name: str, scope: Scope) -> None:
         self.name = name
+        self.clock = scope.clock
+        self.began_s = self.ended_s = math.inf
+        self.idle_s = 0.0  # what was produced was all that had been asked for
+        scope.pulled.append(self)
         self.buffer: deque[object] = deque()
         self.produced = 0
         self.allowed = 0
@@ -63,6 +70,11 @@ class Buffered(Feed):
     def go_on(self) -> None:
         """`allowed` has grown."""
         raise NotImplementedError
+
+    def busy_s(self) -> float:
+        """How long it has been producing, what it waited for itself included, s."""
+        now_s = min(self.clock(), self.ended_s)
+        return max(0.0, now_s - self.began_s - self.idle_s) if self.began_s != math.inf else 0.0
 
     def hear(self) -> None:
         """On the loop: something was produced, or it has ended."""
@@ -112,7 +124,7 @@ class ThreadFeed(Buffered):
     """Any other iterator: `iter`, `next` and `close` in one thread for its whole life."""
 
     def __init__(self, make: Callable[[], Iterable[object]], name: str, scope: Scope, *, closes: bool = True) -> None:
-        super().__init__(name)
+        super().__init__(name, scope)
         self._make = make
         self._scope = scope
         self._closes = closes
@@ -211,6 +223,7 @@ class ThreadFeed(Buffered):
     def _serve(self) -> None:
         iterator: object = None
         error: BaseException | None = None
+        self.began_s = self.clock()
         try:
             source = self._make()
             if self.on_async is not None and hasattr(source, "__aiter__") and not hasattr(source, "__iter__"):
@@ -221,6 +234,7 @@ class ThreadFeed(Buffered):
             self._pull(iterator)
         except BaseException as raised:  # noqa: BLE001 - the source's own; it travels after the items before it
             self.broken(raised)
+        self.ended_s = self.clock()
         try:
             if self._closes and (close := getattr(iterator, "close", None)) is not None:
                 close()
@@ -244,7 +258,10 @@ class ThreadFeed(Buffered):
             if self.produced < self.allowed:  # the order came between the two lines above
                 self._is_waiting = False
                 break
-            if not self._orders.get():
+            before_s = self.clock()
+            order = self._orders.get()
+            self.idle_s += self.clock() - before_s
+            if not order:
                 return False
             self._is_waiting = False
         return not self._is_stopped
@@ -254,7 +271,7 @@ class TaskFeed(Buffered):
     """An async iterator: iterated and closed by one task."""
 
     def __init__(self, make: Callable[[], Coroutine[object, object, Any]], name: str, scope: Scope) -> None:
-        super().__init__(name)
+        super().__init__(name, scope)
         self._make = make
         self._scope = scope
         self._order = asyncio.Event()
@@ -285,13 +302,16 @@ class TaskFeed(Buffered):
 
     async def _pull(self) -> None:
         iterator: Any = None
+        self.began_s = self.clock()
         try:
             source = await self._make()
             iterator = source.__aiter__()
             while not self.is_finished:
                 while self.produced >= self.allowed:
                     self._order.clear()
+                    before_s = self.clock()
                     await self._order.wait()
+                    self.idle_s += self.clock() - before_s
                 self.buffer.append(await iterator.__anext__())
                 self.produced += 1
                 self.hear()
@@ -308,6 +328,7 @@ class TaskFeed(Buffered):
                 raise  # nobody raised it: this coroutine is being closed, since its loop is gone
             self.broken(error)
         finally:
+            self.ended_s = self.clock()
             await self._close(iterator)
             self.is_finished = True
             self.hear()

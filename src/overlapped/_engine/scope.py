@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from overlapped._engine.crew import Crew
     from overlapped._engine.failure import Failure
     from overlapped._engine.lineage import Origin
+    from overlapped._engine.pulled import Buffered
     from overlapped.rate import Rate
+    from overlapped.record import StageRecord
 
 SLICE_S: Final = 0.001
 """Longest a worker runs items on end before it makes sure that the loop turns (benchmarks/fairness.py)."""
@@ -91,6 +93,8 @@ class Scope:
         self.openers: list[Callable[[], Coroutine[object, object, None]]] = []
         self.closers: list[Callable[[], Coroutine[object, object, None]]] = []
         self.crews: list[Crew] = []
+        self.pulled: list[Buffered] = []  # what a thread or a task pulls from
+        self.accounts: list[Callable[[], StageRecord]] = []  # of what makes calls and is no crew: the sink
         self.closing = False
         self.is_failing = False  # a failure is known that will end the run
         self.resources: dict[str, object] = {}

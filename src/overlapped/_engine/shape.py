@@ -29,6 +29,10 @@ class Shape(Protocol):
         """Items that are being called, waiting for a retry in their slot included."""
         ...
 
+    def places(self) -> tuple[int, int]:
+        """Calls in flight, and items that wait here for a place."""
+        ...
+
     def drop_after(self, index: int) -> None:
         """Cancel every item beyond `index`."""
 
@@ -57,6 +61,10 @@ class Unstarted:
     def busy(self) -> int:
         """Nothing runs."""
         return 0
+
+    def places(self) -> tuple[int, int]:
+        """Nothing runs."""
+        return 0, 0
 
     def drop_after(self, index: int) -> None:
         """Nothing runs."""

@@ -10,10 +10,12 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from overlapped._engine.ledger import Places
 from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.trays import DROPPED, TRAY_SIZE, spread
+from overlapped._engine.watch import run_delay_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,9 +31,10 @@ ANY: Final = -1
 class _Hand:
     """One thread: the call it makes now."""
 
-    __slots__ = ("acks", "call", "thread")
+    __slots__ = ("acks", "call", "place", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self.place = place
         self.call: Running | None = None  # written by the thread in one store, read by the loop in one load
         self.acks: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()  # (which item, how many)
         self.thread: threading.Thread | None = None
@@ -72,6 +75,8 @@ class ThreadPort:
         self._outbox: list[Outcome] = []
         self._is_signalled = False
         self._hands: list[_Hand] = []
+        self._places = Places()
+        self.cpu_wait_s = 0.0  # of the threads that have ended
         self._limit = 1
         self._in_port = 0
         self._lock = threading.Lock()
@@ -126,7 +131,7 @@ class ThreadPort:
         Raises:
             RuntimeError: the system has no thread left at all.
         """
-        hand = _Hand()
+        hand = _Hand(self._places.take())
         context = self._context.copy()
         hand.thread = threading.Thread(
             target=context.run, args=(self._serve, hand), name=f"overlapped:{self._name}", daemon=True
@@ -138,6 +143,7 @@ class ThreadPort:
             hand.thread.start()
         except Exception:
             self._hands.remove(hand)
+            self._places.give_back(hand.place)
             with self._lock:
                 self._staying -= 1
             if not self._hands:
@@ -203,8 +209,10 @@ class ThreadPort:
         if outcomes:
             self._deliver(outcomes)
 
-    def _gone(self, hand: _Hand, error: BaseException | None) -> None:
+    def _gone(self, hand: _Hand, error: BaseException | None, waited_s: float) -> None:
+        self.cpu_wait_s += waited_s
         self._hands.remove(hand)
+        self._places.give_back(hand.place)
         if hand.thread is not None:
             hand.thread.join()  # it has nothing left to do
         if error is not None and self._on_cleanup_error is not None:
@@ -235,7 +243,7 @@ class ThreadPort:
                 self._answer(hand, stack)
         except BaseException as raised:  # noqa: BLE001 - closing a resource failed; the run reports it
             error = raised
-        self._call_loop(self._gone, hand, error)
+        self._call_loop(self._gone, hand, error, run_delay_s(threading.get_native_id()))
 
     def _answer(self, hand: _Hand, stack: ExitStack) -> None:
         call: Callable[[Any], object] | None = None
@@ -260,17 +268,16 @@ class ThreadPort:
                 value: object = call(item)
                 if self._many:
                     value = self._hand_out(hand, hand.call, value)
+                kind: Literal["ok", "error"] = "ok"
             except BaseException as raised:  # noqa: BLE001 - becomes the item's failure, or ends the run
-                outcome = Outcome(index, "error", raised)
-            else:
-                outcome = Outcome(index, "ok", value)
+                kind, value = "error", raised
             ended = self._clock()
             cpu = time.thread_time() - cpu
             hand.call = None
             with self._lock:
                 self._in_flight -= 1
-            self._send(outcome._replace(started_s=started, ended_s=ended, cpu_s=cpu, in_flight=in_flight))
-            del item, outcome  # nothing of an item is kept while the thread waits
+            self._send(Outcome(index, kind, value, started, ended, cpu, in_flight, hand.place))
+            del item  # nothing of an item is kept while the thread waits
             value = None
 
     def _hand_out(self, hand: _Hand, call: Running, value: Any) -> object:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from overlapped.report.plain import plain, plain_error
 
 if TYPE_CHECKING:
     from overlapped.record import FailureRecord, RunRecord, StageRecord
@@ -53,36 +50,16 @@ class Report:
         return self.record.cleanup_errors
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain data for JSON: numbers, lists and text; items and exceptions as text."""
-        data = _fields(self.record)
-        data["failures"] = [
-            {
-                "stage": failure.stage,
-                "item": plain(failure.item),
-                "error": plain_error(failure.error),
-                "attempts": failure.attempts,
-            }
-            for failure in self.record.failures
-        ]
-        data["cleanup_errors"] = [plain_error(error) for error in self.record.cleanup_errors]
-        data["stages"] = [
-            _fields(stage)
-            | {
-                "limit_range": list(stage.limit_range),
-                "decisions": [_fields(decision) for decision in stage.decisions],
-            }
-            for stage in self.record.stages
-        ]
-        return data
+        """The record as plain data for JSON: numbers, lists and text; items and exceptions as text.
+
+        Its first field, "schema", names the version; docs/account.md describes the fields.
+        """
+        from overlapped.report.data import to_dict
+
+        return to_dict(self.record)
 
     def __str__(self) -> str:
         """The end summary: what was done, where the time went, what failed."""
         from overlapped.report.text import summary  # drawing is loaded when something is drawn
 
         return summary(self.record)
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """The fields of one dataclass, not copied deeper: items may be anything. JSON knows no infinity: None."""
-    named = {field.name: getattr(value, field.name) for field in fields(value)}
-    return {name: None if value == math.inf else value for name, value in named.items()}

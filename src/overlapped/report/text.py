@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from overlapped.report.plain import cut, escape, plain, plain_error
+from overlapped.report.verdict import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,8 +26,6 @@ STEPS = 8
 """Latest changes of a limit shown on its line."""
 STEP = 1.5
 """Smallest change of a limit that is shown: a ramp by ones would fill the line."""
-BUSY = 0.95
-"""Share of its slots' time in calls from which a stage is named the slowest (evidence/ux.md 3.2)."""
 ENOUGH_CALLS = 20
 """Fewest calls from which shares of time are taken as evidence."""
 
@@ -36,6 +35,8 @@ def summary(record: RunRecord) -> str:
     blocks = (
         ("", _done(record)),
         ("where", _where(record)),
+        ("verdict", _verdict(record)),
+        ("faster?", _advice(record)),
         ("tuner", _tuner(record)),
         ("gain", _gain(record)),
         ("switches", _switches(record)),
@@ -119,7 +120,6 @@ def _where(record: RunRecord) -> list[str]:
         lines.append(f"{name_of(stage):<{wide}}  {'; '.join(parts)}")
         if slots:  # beside them the line would be too long for most terminals
             lines += [" " * (wide + 2) + line for line in inside]
-    lines += _slowest(record, stages)
     if record.cpu_s > 0:
         share = record.cpu_s / record.elapsed_s
         lines.append(f"this process used {share:.0%} of one core ({seconds(record.cpu_s)} of CPU)")
@@ -146,25 +146,14 @@ def _inside(stage: StageRecord) -> list[str]:
     return [f"calls {1 - cpu:.0%} waiting, {cpu:.0%} CPU"]
 
 
-def _slowest(record: RunRecord, stages: list[StageRecord]) -> list[str]:
-    """The one stage whose slots never lacked items nor room, and what the record says about why."""
-    busy = [
-        stage
-        for stage in stages
-        if stage.calls >= ENOUGH_CALLS
-        and stage.service_s >= record.elapsed_s / 2
-        and stage.service_s >= BUSY * (stage.service_s + stage.starved_s + stage.blocked_s)
-    ]
-    if len(busy) != 1:
-        return []
-    stage = busy[0]
-    if stage.reason == "fixed":
-        why = f": its limit is the number given, {stage.limit}"
-    elif stage.lane == "coroutine" and record.cpu_s < 0.5 * record.elapsed_s:
-        why = ": what it waits for, not this machine"
-    else:
-        why = ""
-    return [f"{name_of(stage)} is the slowest stage{why}"]
+def _verdict(record: RunRecord) -> list[str]:
+    """What set the pace, and what else the record shows."""
+    return [finding.says for finding in verdict(record)]
+
+
+def _advice(record: RunRecord) -> list[str]:
+    """What would help, where the record tells."""
+    return [finding.advice for finding in verdict(record) if finding.advice]
 
 
 def _tuner(record: RunRecord) -> list[str]:

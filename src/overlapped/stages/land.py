@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import queue
 import threading
+import time
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import Feed, Through
+from overlapped._engine.ledger import BLOCKED, ENDED, FULL, STARVED, Ledger, queued_before
 from overlapped._engine.lineage import beside
 from overlapped._engine.scope import GRACE_S
 from overlapped.errors import UsageError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from overlapped._engine.lineage import Mark
     from overlapped._engine.scope import Scope
+    from overlapped.record import StageRecord
     from overlapped.sinks.base import Writer
     from overlapped.stages.base import Seat
 
@@ -48,6 +51,10 @@ class LandFeed(Through):
         self.is_writing = False
         self.is_closing = False
         self.is_broken = False
+        self.ledger = Ledger(scope.started_s, scope.clock())
+        self.writes = self.rows = self.refused = 0
+        self.write_s = self.cpu_s = 0.0
+        scope.accounts.append(self.record)
 
     # -- on the loop -----------------------------------------------------------------------------------
 
@@ -65,9 +72,27 @@ class LandFeed(Through):
     def start(self) -> None:
         """Start upstream, then write."""
         super().start()
+        self.ledger.begin(self.scope.clock())
         self._pump()
 
     def _pump(self) -> None:
+        self._fill()
+        now_s = self.scope.clock()
+        is_full = len(self.done) >= MOST_A_WRITE
+        self.ledger.enter(
+            FULL if self.is_writing else BLOCKED if is_full else ENDED if self.up.ended else STARVED, now_s
+        )
+        if now_s >= self.ledger.next_point_s:
+            self.ledger.point(
+                now_s,
+                limit=1,
+                in_flight=int(self.is_writing),
+                queue=queued_before(self),
+                calls=self.writes,
+                items_out=self.rows,
+            )
+
+    def _fill(self) -> None:
         if self.is_writing or self.is_broken or self.ended or len(self.done) >= MOST_A_WRITE:
             return
         chunk = self.up.take(MOST_A_WRITE)
@@ -100,9 +125,14 @@ class LandFeed(Through):
         self.done.clear()
 
     def _written(
-        self, marked: list[tuple[object, Mark]], refused: dict[int, Exception], error: BaseException | None
+        self,
+        marked: list[tuple[object, Mark]],
+        refused: dict[int, Exception],
+        error: BaseException | None,
+        timed: tuple[float, float, float],
     ) -> None:
         self.is_writing = False
+        self._account(len(marked), len(refused), timed, has_failed=error is not None)
         if error is not None:
             self.is_broken = True
             self._break(error)
@@ -120,6 +150,54 @@ class LandFeed(Through):
         if not self.scope.closing:
             self._pump()
             self.notify()
+
+    def _account(self, rows: int, refused: int, timed: tuple[float, float, float], *, has_failed: bool) -> None:
+        """One write has ended."""
+        started_s, ended_s, cpu_s = timed
+        self.writes += 1
+        self.write_s += ended_s - started_s
+        self.cpu_s += cpu_s
+        if has_failed:
+            self.ledger.note_failed(self.writes - 1, 0, started_s, ended_s, again=False)
+            return
+        self.rows += rows - refused
+        self.refused += refused
+        if ended_s - started_s > self.ledger.edge_s or not self.writes % self.ledger.stride:
+            self.ledger.note(self.writes - 1, 0, started_s, ended_s)
+
+    def record(self) -> StageRecord:
+        """The account so far: a write is a call."""
+        from overlapped.record import StageRecord
+
+        return StageRecord(
+            name=self.name,
+            verb="to",
+            lane="thread",
+            why="a sink writes on a thread of its own",
+            limit=1,
+            limit_range=(1, 1),
+            reason="fixed",
+            in_flight=int(self.is_writing),
+            ahead=len(self.done),
+            items_in=self.rows + self.refused,
+            items_out=self.rows,
+            calls=self.writes,
+            retries=0,
+            failed=self.refused,
+            timeouts=0,
+            parked=0,
+            service_s=self.write_s,
+            cpu_s=self.cpu_s,
+            starved_s=0.0,
+            blocked_s=0.0,
+            paused_s=0.0,
+            decisions=(),
+            times=self.ledger.times(self.scope.clock()),
+            latencies=self.ledger.latencies(),
+            kept_calls=self.ledger.kept_calls(),
+            points=self.ledger.points,
+            queued_s=self.ledger.queued_s,
+        )
 
     def _break(self, error: BaseException) -> None:
         """The sink itself has failed: that comes after what has been written, and nothing after it."""
@@ -172,13 +250,15 @@ class LandFeed(Through):
         assert self.writer is not None
         refused: dict[int, Exception] = {}
         error: BaseException | None = None
+        started_s, cpu_s = self.scope.clock(), time.thread_time()
         try:
             rows = [item for item, _ in marked if not isinstance(item, Failure)]
             if rows:
                 refused = self.writer.write(rows)
         except BaseException as raised:  # noqa: BLE001 - travels to the end of the flow
             error = raised
-        self._tell(self._written, marked, refused, error)
+        timed = (started_s, self.scope.clock(), time.thread_time() - cpu_s)
+        self._tell(self._written, marked, refused, error, timed)
 
     def _close(self, *, ok: bool) -> None:
         assert self.writer is not None

@@ -160,6 +160,8 @@ class _AsyncInbox:
 class GeneratorFeed(ThreadFeed):
     """A generator function over all items, in a thread of its own."""
 
+    is_source = False
+
     def __init__(self, up: Feed, scope: Scope, fn: Callable[[Any], Any], name: str) -> None:
         self.up = up
         self.inbox = _Inbox(up, scope)
@@ -188,6 +190,8 @@ class GeneratorFeed(ThreadFeed):
 
 class AsyncGeneratorFeed(TaskFeed):
     """An async generator function over all items, in a task of its own."""
+
+    is_source = False
 
     def __init__(self, up: Feed, scope: Scope, fn: Callable[[Any], Any], name: str) -> None:
         self.up = up
