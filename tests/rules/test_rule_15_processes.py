@@ -22,7 +22,7 @@ from overlapped.lanes import process
 from overlapped.testing import check_lane
 from overlapped.testing.contracts import jobs
 from tests.rules import process_kit as kit
-from tests.rules.kit import Limits, flow, outcome, wait_until
+from tests.rules.kit import Limits, Pulled, cap, flow, outcome, rest, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="hosts need socket pairs that a process inherits")
 
@@ -612,3 +612,13 @@ def test_a_process_killed_while_it_opens_resources_is_replaced(tmp_path):
     items = [(n, str(tmp_path / "died")) for n in range(20)]
     chain = flow(items).map(kit.with_path, on="process", concurrency=1).using(connection=kit.DiesOnce(tmp_path))
     assert chain.collect() == [*range(20)]
+
+
+def test_of_large_items_few_lie_ready():
+    """Hundreds of short calls may lie ready in a process, but not hundreds of megabytes."""
+    pulled = Pulled(3000)
+    chain = flow(pulled.items).map(kit.to_megabyte, on="process", concurrency=2)
+    with chain.open() as items:
+        for _ in range(40):
+            next(items)
+        assert rest(lambda: pulled.count) - 40 <= 2 * cap(2) + 4

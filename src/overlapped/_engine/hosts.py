@@ -25,14 +25,18 @@ if TYPE_CHECKING:
     from overlapped._engine.host import Entry, Work
     from overlapped._engine.links import Link, OnFrame, OnGone
 
-AHEAD_S: Final = 0.002
-"""So much work lies ready in a host beyond what it runs: 1 ms of it, and a way there and back (benchmarks/lanes.py)."""
+AHEAD_S: Final = 0.004
+"""So much work lies ready in a host beyond what it runs: calls of 1 ms then share a frame by twos and threes, and the
+run spends 58 us on each instead of 79, which the processes that compute have for themselves (benchmarks/lanes.py)."""
 
 MOST_AHEAD: Final = 1_000
 """Jobs that lie ready at most; from a thousand on, a chunk's own cost can no longer be seen."""
 
 CHUNK_BYTES: Final = 2**19
 """Larger chunks are slower: 1.6 MB took 10-70 % longer an item than 0.4 MB (prototype)."""
+
+AHEAD_BYTES: Final = 2 * CHUNK_BYTES
+"""Nor do more bytes lie ready: one chunk that is worked on, and one that is on its way."""
 
 CANCEL_S: Final = 1.0
 """A plain call that was told to stop and goes on for so long loses its process."""
@@ -47,7 +51,7 @@ SMOOTHING: Final = 0.2
 class HostPort:
     """A port (see `_engine.ports`) to processes.
 
-    Each host has credits, counted in jobs: what it may run at once, and about 2 ms of work that lies ready. The
+    Each host has credits, counted in jobs: what it may run at once, and a few ms of work that lie ready. The
     limit is divided among the hosts. A job is in the queue, with one host, or in a group of suspects; a host
     that dies leaves its unanswered jobs under suspicion. They are called again in groups of half the size, each
     alone in its host, down to a single one: if that host dies too, its job has failed.
@@ -136,7 +140,7 @@ class HostPort:
         self._go_on()
 
     def withdraw(self) -> list[tuple[int, object]]:
-        """Empty the queue. What lies ready in a host (2 ms of work) counts as started."""
+        """Empty the queue. What lies ready in a host (a few ms of work) counts as started."""
         jobs = sorted([*self._queue, *(job for group in self._groups for job in group)], key=_number)
         self._queue.clear()
         self._groups.clear()
@@ -379,6 +383,7 @@ class HostPort:
             error.add_note(f"overlapped: a result from {host.link.place} cannot be read here")
             self._suspect(host, list(dict.fromkeys(entry[0] for entry in entries)), error, is_sure=True)
             return
+        self._item_bytes = max(len(values) / len(entries), self._item_bytes)
         others = sum(other.in_flight for other in self._hosts if other is not host)
         outcomes = []
         spent_s = 0.0
@@ -421,7 +426,8 @@ class HostPort:
             known = self._mean_s or mean_s
             self._mean_s = max(mean_s, known + SMOOTHING * (mean_s - known))
             share = max(1, host.told)
-            self._ahead = min(self._most_ahead, int(AHEAD_S * share / self._mean_s))
+            most = min(self._most_ahead, int(AHEAD_BYTES / self._item_bytes)) if self._item_bytes else self._most_ahead
+            self._ahead = min(most, int(AHEAD_S * share / self._mean_s))
             self._on_ahead(self._ahead * len(self._hosts))
         self._deliver(outcomes)
         self._go_on()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from overlapped._engine.callables import Described
     from overlapped._engine.host import Work
 
-FLUSH_S: Final = 0.001
+FLUSH_S: Final = 0.002
 """Outcomes wait so long for company: a frame costs 40-90 us (prototype)."""
 
 LONG_S: Final = 0.005
