@@ -310,6 +310,16 @@ def test_a_loop_that_waits_is_not_said_to_stand_still():
     assert record.loop_cpu_s is None or record.loop_cpu_s < 0.3
 
 
+@pytest.mark.slow
+def test_a_line_outside_of_the_loop_is_never_blamed_for_what_holds_its_thread():
+    def compute(item: int) -> int:
+        return sum(range(200_000)) + item
+
+    record = flow(range(60)).map(compute, on="thread", concurrency=3).run().record
+    assert not [stall for stall in record.stalls if "never_blamed" in stall.where and "compute" not in stall.where]
+    assert not [line for line, _ in record.loop_lines if line.endswith("never_blamed_for_what_holds_its_thread")]
+
+
 def test_a_short_run_starts_no_watching_thread():
     seen: set[str] = set()
 

@@ -302,17 +302,15 @@ class Direct:
                 if self.idle or len(self.slots) >= self.target:
                     break
                 self._enlist()
-        if not self.idle and crew.ledger.state != FULL:
+        if not self.sleepers and crew.ledger.state != FULL:
             self._enter()
 
     def _enter(self) -> None:
         """Note the state in which the stage is now."""
         crew = self.crew
-        if not self.idle and len(self.slots) >= self.target:
-            state = why_busy(crew, lost=len(self.lost), waiting=crew.waiting)
-        else:
-            state = why_idle(crew)
-        crew.ledger.enter(state, crew.scope.clock())
+        # As long as nobody sleeps: a worker that is on its way to the gate may find something.
+        busy = why_busy(crew, lost=len(self.lost), waiting=crew.waiting)
+        crew.ledger.enter(why_idle(crew) if self.sleepers else busy, crew.scope.clock())
 
     async def _sleep(self) -> None:
         """Wait at the gate."""

@@ -37,8 +37,9 @@ LOOK_S: Final = 0.005
 SAME_PLACE: Final = 0.6
 """Share of the looks during a stall that found one function, from which the stall is its."""
 
-OWN_DELAY: Final = 0.5
-"""Share of a stall that the watcher itself may have been kept waiting: beyond it, it is the machine that is slow."""
+OTHERS: Final = 0.5
+"""Share of a stall in which the loop's thread had no CPU, or the watcher not the interpreter: beyond it, others held
+it up (a busy machine, a call in C that does not let go of Python's lock), and no line is to blame."""
 
 MOST_PLACES: Final = 200
 """Places that are remembered."""
@@ -52,7 +53,8 @@ _LIBRARIES: Final = tuple(
     | {__file__.partition("_engine")[0] + room for room in ("_engine", "lanes", "stages", "report", "cli/run.py")}
     | {__file__.partition("_engine")[0] + file for file in ("running.py", "items.py", "bridge.py", "flow.py")}
 )
-_IDLE_IN: Final = frozenset({"select", "poll", "run_forever", "run_until_complete", "run"})
+_ASYNCIO: Final = asyncio.__file__.rpartition("__init__")[0]
+_LOOPS_OWN: Final = frozenset({"run", "run_until_complete", "run_forever", "_run_once", "_run"})
 
 
 class Watch:
@@ -151,6 +153,8 @@ class Watch:
         found: Counter[tuple[str, str]] = Counter()
         lines: Counter[tuple[str, str, int]] = Counter()
         looks, late_s = 0, 0.0
+        own_id = threading.get_native_id()
+        no_cpu_s, own_no_cpu_s = -run_delay_s(self._native_id), -run_delay_s(own_id)
         while self._beats == before and not self._end.is_set():
             looks += 1
             if (place := self._place()) is not None:
@@ -160,7 +164,9 @@ class Watch:
             self._end.wait(LOOK_S)
             late_s += max(0.0, time.perf_counter() - asked_s - LOOK_S)
         lasted_s = time.perf_counter() - posted_s
-        if lasted_s < STALL_S or not found or late_s > OWN_DELAY * lasted_s:
+        no_cpu_s += run_delay_s(self._native_id)
+        own_no_cpu_s += run_delay_s(own_id)
+        if lasted_s < STALL_S or not found or max(no_cpu_s, late_s - own_no_cpu_s) > OTHERS * lasted_s:
             return
         where, count = found.most_common(1)[0]
         if count < SAME_PLACE * looks or (where not in self._stalls and len(self._stalls) >= MOST_PLACES):
@@ -175,10 +181,10 @@ class Watch:
         """File, function and line of the innermost frame of the loop's thread that is the user's; None: it waits."""
         frame: FrameType | None = sys._current_frames().get(self._ident)  # noqa: SLF001 - the documented way to it
         try:
-            if frame is None or (frame.f_code.co_name in _IDLE_IN and frame.f_code.co_filename.startswith(_LIBRARIES)):
-                return None
             while frame is not None:
                 code = frame.f_code
+                if code.co_name in _LOOPS_OWN and code.co_filename.startswith(_ASYNCIO):
+                    return None  # beyond it is whoever started the loop
                 if not code.co_filename.startswith(_LIBRARIES) and not code.co_filename.startswith("<frozen"):
                     return code.co_filename, code.co_qualname, frame.f_lineno
                 frame = frame.f_back
