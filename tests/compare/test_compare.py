@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -76,6 +77,15 @@ def test_the_table_names_every_model_and_says_what_was_measured_on_a_part():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (
+            ["--workload", "files", "-m", "aiohttp"],
+            "the model 'aiohttp' does no files; those that do: blocking, polling",
+        ),
+        (
+            ["--workload", "files", "http://localhost/"],
+            "a page of your own goes with the workload crawl, not with files",
+        ),
+        (["--workload", "nothing"], "'nothing' is not one of"),
         (["-m", "blokcing"], "there is no model 'blokcing'; did you mean 'blocking'? there are blocking, polling, "),
         (["--requests", "0"], "0 is not in the range x>=1"),
         (["--concurrency", "0"], "0 is not in the range 1<=x<=10000"),
@@ -88,6 +98,46 @@ def test_bad_input_is_refused_before_anything_is_started(arguments, said):
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# Files
+
+
+def test_files_are_compared_cold_and_warm():
+    done = overlapped("compare", "--workload", "files", "--requests", "50", "--repeat", "1", *PICKED, "--json", "-q")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    told = json.loads(done.stdout)
+    assert told["workload"] == "files"
+    assert [part["workload"] for part in told["comparisons"]] == ["files, cold", "files, warm"]
+    for part in told["comparisons"]:
+        assert [(row["name"], row["status"], row["requests"]) for row in part["models"]] == [
+            (name, "ok", 50) for name in ("blocking", "polling", "overlapped")
+        ]
+
+
+def test_files_are_shown_as_two_tables_and_two_pictures(tmp_path):
+    out = tmp_path / "files.svg"
+    arguments = (
+        "compare",
+        "--workload",
+        "files",
+        "--requests",
+        "50",
+        "--repeat",
+        "1",
+        "-m",
+        "blocking",
+        "-o",
+        str(out),
+    )
+    done = overlapped(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["overlapped: blocking, cold", "overlapped: blocking, warm"]
+    assert done.stdout.startswith("files, cold: 50 files of 16 KiB")
+    assert "\nfiles, warm: " in done.stdout
+    text = out.read_text()
+    assert text.count("under every I/O model</text>") == 2
+    ET.fromstring(text)  # noqa: S314 - our own
 
 
 # A page of the user's
@@ -179,9 +229,8 @@ def test_a_model_that_brings_other_bytes_fails_the_comparison():
 
 
 def test_a_model_that_hangs_is_killed_and_named():
-    order = {"workload": "crawl", "urls": ["http://127.0.0.1:9/"], "concurrency": 1}
     with pytest.raises(ComparisonError, match="blocking hangs"):
-        run_once(model("blocking"), order, 0.001)
+        run_once(model("blocking"), {}, 0.001)
 
 
 def test_a_process_that_ends_without_a_word_fails_the_comparison():
@@ -214,7 +263,7 @@ def test_a_model_that_cannot_run_is_not_tried_again_and_stays_as_a_row(monkeypat
 
     monkeypatch.setattr(runner, "run_once", not_run)
     row = Row(model("completion"), 2, 9)
-    run_models([row], lambda row: {}, workload="crawl", repeat=3, limit_s=lambda row: 1, on_run=lambda what: None)
+    run_models([row], lambda row: {}, repeat=3, limit_s=lambda row: 1, on_run=lambda what: None)
     assert asked == ["completion"]
     shown = table(Comparison("crawl", "two", "request", 2, 1, 0.1, 0.2, [row]))
     assert "completion  not run: the kernel \\x1b[31m forbids it" in shown

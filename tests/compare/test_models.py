@@ -30,7 +30,9 @@ def model(request):
 
 
 def crawl(model, urls, concurrency=4):
-    told = run_once(model, {"workload": "crawl", "urls": urls, "concurrency": concurrency}, LIMIT_S)
+    told = run_once(
+        model, {"kind": "crawl", "function": "crawl", "work": {"urls": urls, "concurrency": concurrency}}, LIMIT_S
+    )
     if told["status"] == "not run":  # every package is there in tests: only the kernel may say no
         assert model.name == "completion"
         assert "forbids" in told["reason"]
@@ -109,6 +111,59 @@ def test_a_server_that_closes_each_connection_is_asked_again(model, closing_port
     told = crawl(model, [f"http://127.0.0.1:{closing_port}/page/{n}" for n in range(COUNT)])
     assert told["status"] == "ok", told
     assert told["digests"] == digests(page(n) for n in range(COUNT))
+
+
+# Files
+
+
+READERS = [model for model in MODELS if model.does("files")]
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for number in range(COUNT):
+        (folder / str(number)).write_bytes(page(number, 70_000 if number == 3 else 100 * number))
+    return [str(folder / str(number)) for number in range(COUNT)]
+
+
+def read(model, paths):
+    work = {"paths": paths, "concurrency": 4}
+    return run_once(model, {"kind": "files", "function": "files", "work": work}, LIMIT_S)
+
+
+@pytest.mark.parametrize("model", READERS, ids=lambda model: model.name)
+def test_files_are_read_whole_and_in_their_places(model, paths):
+    told = read(model, paths)
+    if model.name == "readiness" and told["status"] == "not run":  # Linux: epoll takes no files
+        assert "a file is always ready" in told["reason"]
+        return
+    assert told["status"] == "ok", told
+    assert told["digests"] == digests(page(n, 70_000 if n == 3 else 100 * n) for n in range(COUNT))
+    assert told["vain_asks"] == 0
+
+
+@pytest.mark.parametrize("model", READERS, ids=lambda model: model.name)
+def test_a_file_that_is_not_there_is_an_error(model, paths):
+    told = read(model, [*paths[:2], paths[0] + ".gone"])
+    if told["status"] != "not run":
+        assert told["status"] == "failed"
+        assert "FileNotFoundError" in told["reason"]
+        assert ".gone" in told["reason"]
+
+
+def test_where_io_uring_is_denied_files_are_read_by_linux_aio(paths, monkeypatch):
+    from overlapped.compare.base import Files, NotRunError
+    from overlapped.compare.models import completion
+
+    def denied(entries):
+        raise NotRunError("denied")
+
+    monkeypatch.setattr(completion, "Operations", denied)
+    work = Files(paths, 4)
+    work.start()
+    completion.files(work)
+    assert digests(work.results) == digests(page(n, 70_000 if n == 3 else 100 * n) for n in range(COUNT))
 
 
 # What every model tells about itself

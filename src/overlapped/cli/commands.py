@@ -73,6 +73,7 @@ Examples:
   overlapped compare --requests 1000 --concurrency 300 --repeat 5
   overlapped compare -m blocking -m polling -m readiness --json
   overlapped compare -o models.html
+  overlapped compare --workload files
   overlapped compare http://localhost:8000/
 """
 
@@ -191,35 +192,38 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 
 @overlapped.command(help=COMPARE_HELP, short_help="Every I/O model on the same work.")
 @_common
+@click.option("--workload", type=click.Choice(["crawl", "files"]), default="crawl", show_default=True)
 @click.option("-m", "--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
-@click.option("--requests", type=click.IntRange(min=1), metavar="N", show_default="400; 100 with URL")
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="400; 100 with URL; 2000 files",
+    help="Pieces of work.",
+)
 @click.option(
     "--delay",
     "delay_s",
     type=click.FloatRange(min=0, max=60),
-    default=0.1,
-    show_default=True,
+    show_default="0.1",
     metavar="S",
     help="How late each answer is.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 10_000),
-    show_default="100; 10 with URL",
+    show_default="100; 10 with URL; 16 files",
     metavar="C",
-    help="Requests in flight, for models that need the number.",
+    help="In flight, for models that need the number.",
 )
-@click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each model.")
-@click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
+@click.option("--repeat", type=click.IntRange(1, 100), show_default="3", help="Runs of each model.")
 @click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
+@click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
 @click.option("-o", "out", metavar="FILE", help="Also write a page (.html), a picture (.svg) or data (.json).")
 @click.argument("url", required=False)
-def compare(models: tuple[str, ...], url: str | None, yes: bool, out: str | None, **given: Any) -> int:
+def compare(**given: Any) -> int:
     """`overlapped compare`."""
-    from overlapped.cli.compare import run_compare
-    from overlapped.compare.workloads.crawl import Wanted
+    from overlapped.cli.compare import Asked, run_compare
 
-    given["requests"] = given["requests"] or (400 if url is None else 100)
-    given["concurrency"] = given["concurrency"] or (100 if url is None else 10)
-    wanted = Wanted(**{name: given.pop(name) for name in ("requests", "delay_s", "concurrency", "repeat", "whole")})
-    return run_compare(models, url, wanted, _merged(given), yes=yes, out=out)
+    asked = Asked(**{name: given.pop(name) for name in Asked.__dataclass_fields__})
+    return run_compare(asked, _merged(given))

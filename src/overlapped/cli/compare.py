@@ -1,4 +1,4 @@
-"""`overlapped compare`: the models on one workload, as a table, as JSON, as a picture."""
+"""`overlapped compare`: one workload under every model, as a table, as JSON, as a picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,17 +15,61 @@ from overlapped.cli.signals import Signals
 from overlapped.compare import page
 from overlapped.compare.base import INSTALL, ComparisonError
 from overlapped.compare.catalog import chosen_models
-from overlapped.compare.table import table
-from overlapped.compare.workloads import crawl, url
+from overlapped.compare.workloads import crawl, files, url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from overlapped.cli.commands import Common
-
+    from overlapped.compare.section import Result
 
 MOST_UNASKED = 100
 """Requests sent to another machine without asking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options say; None stands for what the workload finds right.
+
+    Attributes:
+        workload: its name.
+        models: names of the models, none for all.
+        url: a page of the user's, instead of our server.
+        requests: pieces of work.
+        delay_s: how late each answer is, s.
+        concurrency: pieces in flight, where a model needs the number.
+        repeat: runs of each model.
+        whole: nothing is measured on a part.
+        yes: more than `MOST_UNASKED` requests may be sent to another machine.
+        out: a file to write.
+    """
+
+    workload: str
+    models: tuple[str, ...]
+    url: str | None
+    requests: int | None
+    delay_s: float | None
+    concurrency: int | None
+    repeat: int | None
+    whole: bool
+    yes: bool
+    out: str | None
+
+
+def run_compare(asked: Asked, common: Common) -> int:
+    """Compare and return the exit code."""
+    if importlib.util.find_spec("tornado") is None:
+        raise Problem(f"the server of the comparison needs tornado: {INSTALL}")
+    if asked.url is not None and asked.workload != "crawl":
+        raise Problem(f"a page of your own goes with the workload crawl, not with {asked.workload}")
+    with Signals(), raised_as_problem():
+        if asked.out is not None:
+            page.checked_path(asked.out)
+        made = WORKLOADS[asked.workload](asked, running_line(common))
+        if asked.out is not None:
+            page.save(made, asked.out)
+        write_stdout(json.dumps(made.to_dict()) if common.json else made.text())
+    return ExitCode.OK
 
 
 @contextmanager
@@ -41,6 +86,22 @@ def running_line(common: Common) -> Callable[[str], None]:
     return lambda what: None if common.quiet else write_stderr(f"overlapped: {what}\n")
 
 
+def _crawl(asked: Asked, on_run: Callable[[str], None]) -> Result:
+    models = chosen_models(asked.models, "crawl")
+    is_ours = asked.url is None
+    wanted = crawl.Wanted(
+        requests=asked.requests or (400 if is_ours else 100),
+        delay_s=0.1 if asked.delay_s is None else asked.delay_s,
+        concurrency=asked.concurrency or (100 if is_ours else 10),
+        repeat=asked.repeat or 3,
+        whole=asked.whole,
+    )
+    if asked.url is None:
+        return crawl.compare(models, wanted, on_run)
+    _ask(url.checked_url(asked.url), url.total(models, wanted), yes=asked.yes)
+    return url.compare(models, asked.url, wanted, on_run)
+
+
 def _ask(address: str, requests: int, *, yes: bool) -> None:
     """Somebody else's server is not sent many requests by mistake."""
     if yes or requests <= MOST_UNASKED or url.is_here(address):
@@ -54,22 +115,14 @@ def _ask(address: str, requests: int, *, yes: bool) -> None:
         raise Problem("nothing was sent")
 
 
-def run_compare(
-    names: Sequence[str], address: str | None, wanted: crawl.Wanted, common: Common, *, yes: bool, out: str | None
-) -> int:
-    """Compare the models, on our server or on the page at `address`, and return the exit code."""
-    if importlib.util.find_spec("tornado") is None:
-        raise Problem(f"the server of the comparison needs tornado: {INSTALL}")
-    with Signals(), raised_as_problem():
-        if out is not None:
-            page.checked_path(out)
-        models = chosen_models(names, "crawl")
-        if address is None:
-            made = crawl.compare(models, wanted, running_line(common))
-        else:
-            _ask(url.checked_url(address), url.total(models, wanted), yes=yes)
-            made = url.compare(models, address, wanted, running_line(common))
-        if out is not None:
-            page.save(made, out)
-        write_stdout(json.dumps(made.to_dict()) if common.json else table(made))
-    return ExitCode.OK
+def _files(asked: Asked, on_run: Callable[[str], None]) -> Result:
+    wanted = files.Wanted(**_given(files=asked.requests, concurrency=asked.concurrency, repeat=asked.repeat))
+    return files.compare(chosen_models(asked.models, "files"), wanted, on_run)
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    """Those options that were given: the others have their defaults in the workload."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+WORKLOADS: dict[str, Callable[[Asked, Callable[[str], None]], Result]] = {"crawl": _crawl, "files": _files}

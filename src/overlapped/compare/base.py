@@ -155,6 +155,18 @@ class Crawl(Work):
         return lines.encode("latin-1")
 
 
+class Files(Work):
+    """Files to be read whole.
+
+    Attributes:
+        paths: where they are.
+    """
+
+    def __init__(self, paths: list[str], concurrency: int) -> None:
+        super().__init__(len(paths), concurrency)
+        self.paths = paths
+
+
 def checked(status: int, path: str, body: bytes) -> bytes:
     """`body`, if the status is 200.
 

@@ -92,7 +92,7 @@ def code_lines(source: str, *, without: set[str] | frozenset[str] = frozenset())
 
 def _is_aside(node: ast.stmt, without: set[str] | frozenset[str]) -> bool:
     if isinstance(node, ast.FunctionDef):
-        return node.name in without
+        return any(node.name == name or node.name.startswith(f"{name}_") for name in without)
     if isinstance(node, ast.Assign):
         return ast.unparse(node.targets[0]) == "ABOUT"
     if isinstance(node, ast.If):

@@ -14,7 +14,9 @@ import sys
 import time
 from typing import Any
 
-from overlapped.compare.base import INSTALL, BadAnswerError, Crawl, NotRunError, Usage, Work
+from overlapped.compare.base import INSTALL, BadAnswerError, Crawl, Files, NotRunError, Usage, Work
+
+KINDS: dict[str, type[Work]] = {"crawl": Crawl, "files": Files}
 
 
 def main() -> int:
@@ -35,8 +37,8 @@ def main() -> int:
 
 def run(order: dict[str, Any]) -> dict[str, Any]:
     """Run a model on its work, and say what it took."""
-    module = importlib.import_module(f"overlapped.compare.models.{order['module']}")
-    for package in module.ABOUT.imports:
+    module = importlib.import_module(order["module"])
+    for package in order["imports"]:
         try:
             importlib.import_module(package)
         except ImportError:
@@ -46,7 +48,7 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     before = Usage.now()
     work.start()
-    getattr(module, order["workload"])(work)
+    getattr(module, order["function"])(work)
     elapsed_s = time.perf_counter() - work.start_s
     used = Usage.now()
     if missing := sum(result is None for result in work.results):
@@ -68,7 +70,7 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
 
 def made(order: dict[str, Any]) -> Work:
     """The work that was ordered."""
-    return Crawl(order["urls"], order["concurrency"])
+    return KINDS[order["kind"]](**order["work"])
 
 
 def peak_rss_bytes() -> int:

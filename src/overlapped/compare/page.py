@@ -9,14 +9,11 @@ import platform
 from typing import TYPE_CHECKING
 
 from overlapped.compare.base import INSTALL, ComparisonError
-from overlapped.compare.picture import picture
-from overlapped.compare.table import HEAD, cells
 from overlapped.report.plain import escape
-from overlapped.report.svg import style
+from overlapped.report.svg import stacked, style
 
 if TYPE_CHECKING:
-    from overlapped.compare.comparison import Comparison
-    from overlapped.compare.runner import Row
+    from overlapped.compare.section import Result
 
 KINDS = (".html", ".svg", ".json")
 
@@ -40,39 +37,34 @@ def checked_path(path: str) -> str:
     return path
 
 
-def save(made: Comparison, path: str) -> None:
+def save(made: Result, path: str) -> None:
     """Write the comparison as what the path's ending says."""
     kind = os.path.splitext(path)[1].lower()
     if kind == ".json":
         text = json.dumps(made.to_dict(), indent=1) + "\n"
     elif kind == ".svg":
-        text = str(picture(made))
+        text = str(stacked([section.picture for section in made.sections()]))
     else:
         text = page(made)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def page(made: Comparison) -> str:
+def page(made: Result) -> str:
     """One self-contained HTML page: nothing in it is fetched from anywhere."""
     import jinja2
     import markupsafe
 
     with open(os.path.join(os.path.dirname(__file__), "templates", "comparison.html"), encoding="utf-8") as file:
         template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(file.read())
-
-    def cells_of(row: Row) -> tuple[str, ...]:
-        return cells(row, made)
-
-    rows = made.by_time()
+    sections = made.sections()
+    drawn = [section.picture.inline() for section in sections]
     return template.render(
-        made=made,
+        workload=made.workload,
         style=markupsafe.Markup(style()),  # noqa: S704 - both are made by report.svg, which escapes all text
-        picture=markupsafe.Markup(picture(made).inline()),  # noqa: S704 - as above
-        head=HEAD,
-        ran=[row for row in rows if row.runs],
-        not_run=[row for row in rows if not row.runs],
-        cells=cells_of,
+        pictures=[markupsafe.Markup(picture) for picture in drawn],  # noqa: S704 - as above
+        sections=sections,
+        words=next((section.words for section in sections if section.words), ()),
         plain=escape,
         machine=machine(),
     )

@@ -31,6 +31,8 @@ CUT_AT = 2.0
 """A bar more than so many times as long as the next shorter one is cut."""
 OUTLIER = 1.4
 """A run more than so many times as long as the longest bar does not stretch the axis."""
+THIN = 1.2
+"""Shortest bar of a chronology, px: what is shorter would not be seen."""
 MOST_BARS = 60
 """Requests drawn in a chronology: more would be thinner than a pixel."""
 
@@ -43,7 +45,7 @@ def picture(made: Comparison) -> Picture:
     bottom = TOP + ROW_HIGH * len(rows)
     drawn = Picture(
         WIDE,
-        bottom + 44 + NOTE_HIGH * len(notes),
+        bottom + 44 + NOTE_HIGH * len(notes) + 12,
         f"{made.workload} under {len(ran)} I/O models: {made.subject}",
         "; ".join(f"{row.name} {seconds(row.estimate_s(made.count))}" for row in ran),
     )
@@ -134,7 +136,7 @@ def _story(drawn: Picture, row: Row, longest: float, y: float, color: str) -> No
     shown = begun[:: math.ceil(len(begun) / MOST_BARS)]
     step = high / max(1, len(shown))
     bars = [
-        (at(began), top + step * (i + 0.5), at(min(ended, longest)) - at(began))
+        (at(began), top + step * (i + 0.5), max(THIN, at(min(ended, longest)) - at(began)))
         for i, (began, ended) in enumerate(shown)
     ]
     drawn.bars(bars, max(0.4, min(3.0, step * 0.7)), color, title=f"{row.name}: {len(begun):,} begun in this time")

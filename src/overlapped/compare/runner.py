@@ -139,7 +139,6 @@ def run_models(
     rows: Sequence[Row],
     order: Callable[[Row], dict[str, Any]],
     *,
-    workload: str,
     repeat: int,
     limit_s: Callable[[Row], float],
     on_run: Callable[[str], None],
@@ -154,7 +153,7 @@ def run_models(
             if row.status != "ok":
                 continue
             on_run(f"{row.name}" + (f", run {number + 1} of {repeat}" if repeat > 1 else ""))
-            told = run_once(row.model, order(row) | {"workload": workload}, limit_s(row))
+            told = run_once(row.model, order(row), limit_s(row))
             if told["status"] == "not run":
                 row.status, row.reason = "not run", told["reason"]
             elif told["status"] != "ok":
@@ -171,7 +170,7 @@ def run_once(model: Model, order: dict[str, Any], limit_s: float) -> dict[str, A
         ComparisonError: it hangs, or ended without a word.
     """
     start = f"{model.about.first or 'pass'}; import sys; from overlapped.compare.child import main; sys.exit(main())"
-    order = order | {"module": model.module.__name__.rpartition(".")[2]}
+    order = order | {"module": model.module.__name__, "imports": model.about.imports}
     with subprocess.Popen(
         [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -183,7 +182,7 @@ def run_once(model: Model, order: dict[str, Any], limit_s: float) -> dict[str, A
         except BaseException:  # Ctrl-C: the child must not outlive it
             process.kill()
             raise
-    first = model.about.first.partition(";")[0].removeprefix("import ").partition(".")[0]
+    first = model.about.first.replace(";", " ").split(" ")[1].partition(".")[0] if model.about.first else ""
     if first and f"No module named '{first}'" in err:
         from overlapped.compare.base import INSTALL
 

@@ -198,6 +198,10 @@ class Picture:
             corners = f"{first},{_px(base)} {inner} {last},{_px(base)}"
             self._add(f'polygon points="{corners}" class="o-{color}" fill-opacity=".18"', title)
 
+    def put(self, other: Picture, x: float, y: float) -> None:
+        """Another picture within this one, its left upper corner at `x`, `y`."""
+        self._parts.append(f'<g transform="translate({_px(x)} {_px(y)})">{"".join(other._parts)}</g>')
+
     # -- put together --------------------------------------------------------------------------------
 
     def panel(self, x: Scale, y: Scale, name: str, *, x_unit: str | None = None, y_ticks: int = 4) -> None:
@@ -254,6 +258,22 @@ class Picture:
     def _add(self, element: str, title: str, content: str = "") -> None:
         inner = (f"<title>{safe(title)}</title>" if title else "") + content
         self._parts.append(f"<{element}>{inner}</{element.split(maxsplit=1)[0]}>" if inner else f"<{element}/>")
+
+
+def stacked(pictures: Sequence[Picture]) -> Picture:
+    """Several pictures as one, each below the one before it."""
+    if len(pictures) == 1:
+        return pictures[0]
+    whole = Picture(
+        max(picture.wide for picture in pictures),
+        sum(picture.high for picture in pictures),
+        "; ".join(picture.title for picture in pictures),
+    )
+    top = 0.0
+    for picture in pictures:
+        whole.put(picture, 0, top)
+        top += picture.high
+    return whole
 
 
 def steps(points: Iterable[Point]) -> list[Point]:

@@ -13,7 +13,7 @@ from overlapped.compare.base import About
 from overlapped.compare.wire import Answer
 
 if TYPE_CHECKING:
-    from overlapped.compare.base import Crawl
+    from overlapped.compare.base import Crawl, Files
 
 ABOUT = About(
     cell="synchronous, blocking",
@@ -37,3 +37,11 @@ def crawl(work: Crawl) -> None:
             connection.close()
             connection = work.connect()
     connection.close()
+
+
+def files(work: Files) -> None:
+    """One file after another: what is not in memory yet, the process waits for."""
+    for number, path in enumerate(work.paths):
+        work.begin(number)
+        with open(path, "rb") as file:
+            work.end(number, file.read())

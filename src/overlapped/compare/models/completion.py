@@ -7,6 +7,8 @@ bytes are already there when the news comes: asynchronous and non-blocking. Many
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from overlapped.compare.base import About, NotRunError
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from overlapped.compare.base import Crawl
+    from overlapped.compare.base import Crawl, Files
 
 ABOUT = About(
     cell="asynchronous, non-blocking",
@@ -48,6 +50,9 @@ class Operations:
 
     def receive(self, connection: socket.socket, buffer: bytearray, name: int) -> None:
         self._api.io_uring_prep_recv(self._place(name), connection.fileno(), buffer)
+
+    def read(self, descriptor: int, buffer: bytearray, name: int) -> None:
+        self._api.io_uring_prep_read(self._place(name), descriptor, buffer)
 
     def wait(self) -> tuple[int, int]:
         """Name and result of an operation that is done; an operation that failed raises."""
@@ -113,3 +118,57 @@ def crawl(work: Crawl) -> None:
         else:
             operations.receive(page.connection, page.buffer, name)
     operations.close()
+
+
+def files(work: Files) -> None:
+    """The only model that reads files without waiting and without threads."""
+    try:
+        operations = Operations(work.concurrency)
+    except NotRunError:
+        files_by_linux_aio(work)
+        return
+    opened: dict[int, tuple[int, bytearray]] = {}
+    todo = iter(range(len(work)))
+
+    def submit() -> None:
+        for number in todo:
+            work.begin(number)
+            descriptor = os.open(work.paths[number], os.O_RDONLY)  # opening still blocks
+            opened[number] = descriptor, bytearray(os.fstat(descriptor).st_size)
+            operations.read(*opened[number], number)
+            return
+
+    for _ in range(work.concurrency):
+        submit()
+    while opened:
+        number, count = operations.wait()
+        descriptor, buffer = opened.pop(number)
+        os.close(descriptor)
+        if count != len(buffer):
+            raise OSError(f"{work.paths[number]}: {count} of {len(buffer)} bytes were read")
+        work.end(number, bytes(buffer))
+        submit()
+    operations.close()
+
+
+def files_by_linux_aio(work: Files) -> None:
+    """The older interface, by caio: made for files that bypass the page cache, so that others gain little."""
+    try:
+        from caio.linux_aio_asyncio import AsyncioContext
+    except ImportError as error:
+        raise NotRunError(f"neither io_uring nor Linux AIO: {error}") from error
+
+    async def main() -> None:
+        todo = iter(range(len(work)))
+        async with AsyncioContext(work.concurrency) as context:  # type: ignore[no-untyped-call]  # caio has no types
+
+            async def read() -> None:
+                for number in todo:
+                    work.begin(number)
+                    descriptor = os.open(work.paths[number], os.O_RDONLY)
+                    work.end(number, await context.read(os.fstat(descriptor).st_size, descriptor, 0))
+                    os.close(descriptor)
+
+            await asyncio.gather(*(read() for _ in range(work.concurrency)))
+
+    asyncio.run(main())

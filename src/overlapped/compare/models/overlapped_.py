@@ -15,7 +15,7 @@ from overlapped.compare.base import About, checked
 if TYPE_CHECKING:
     import aiohttp
 
-    from overlapped.compare.base import Crawl
+    from overlapped.compare.base import Crawl, Files
 
 ABOUT = About(
     cell="asynchronous, blocking",
@@ -23,6 +23,7 @@ ABOUT = About(
     notice="the kernel tells the loop, the loop goes on with the coroutine",
     has_number=False,
     imports=("aiohttp", "uvloop"),
+    first="from overlapped import flow; flow([0]).map(float).run()",  # no model's imports are in its time: nor are ours
 )
 
 
@@ -39,4 +40,16 @@ def crawl(work: Crawl) -> None:
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))  # the flow limits, not the client
 
     report = flow(range(len(work))).map(fetch).using(session=open_session).run()
+    work.found = report.record.stages[0].limit
+
+
+def files(work: Files) -> None:
+    """A plain function that blocks: the flow gives it threads, as many as pay."""
+
+    def read(number: int) -> None:
+        work.begin(number)
+        with open(work.paths[number], "rb") as file:
+            work.end(number, file.read())
+
+    report = flow(range(len(work))).map(read).run()
     work.found = report.record.stages[0].limit

@@ -16,7 +16,7 @@ from overlapped.compare.base import About
 from overlapped.compare.wire import get
 
 if TYPE_CHECKING:
-    from overlapped.compare.base import Crawl
+    from overlapped.compare.base import Crawl, Files
 
 ABOUT = About(
     cell="synchronous, blocking",
@@ -43,3 +43,16 @@ def crawl(work: Crawl) -> None:
             pass
     for connection in opened:
         connection.close()
+
+
+def files(work: Files) -> None:
+    """The same reads, so many at once: while one thread waits for the disk, others read or wait beside it."""
+
+    def read(number: int) -> None:
+        work.begin(number)
+        with open(work.paths[number], "rb") as file:
+            work.end(number, file.read())
+
+    with ThreadPoolExecutor(work.concurrency) as pool:
+        for _ in pool.map(read, range(len(work))):
+            pass

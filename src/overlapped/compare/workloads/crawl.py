@@ -107,12 +107,12 @@ def run_rows(rows: Sequence[Row], urls: list[str], wanted: Wanted, on_run: Calla
     """Run them all on these addresses."""
 
     def order(row: Row) -> dict[str, Any]:
-        return {"urls": urls[: row.count], "concurrency": wanted.concurrency}
+        work = {"urls": urls[: row.count], "concurrency": wanted.concurrency}
+        return {"kind": "crawl", "function": "crawl", "work": work}
 
     run_models(
         rows,
         order,
-        workload="crawl",
         repeat=wanted.repeat,
         limit_s=lambda row: LIMIT_S + 2 * wanted.delay_s * row.count,
         on_run=on_run,
