@@ -17,6 +17,7 @@ from overlapped.stages.catch import NOTHING, Catch
 from overlapped.stages.select import Skip, Take
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 
     from overlapped._engine.feed import Feed
@@ -563,6 +564,8 @@ class Flow(Generic[T_co]):
         on_failure: OnFailure = "raise",
         max_failures: int | None = None,
         progress: Callable[[RunRecord], object] | None = None,
+        report: str | os.PathLike[str] | None = None,
+        trace: str | os.PathLike[str] | None = None,
     ) -> Report:
         """Run to the end and throw the results away; returns what was measured.
 
@@ -570,13 +573,19 @@ class Flow(Generic[T_co]):
             on_failure: "raise" the first failure, or "keep" failures for the report and go on.
             max_failures: keep up to so many, then raise `TooManyFailures`.
             progress: called on the loop about five times a second with a snapshot, and at the end.
+            report: write an HTML page of the run there, however it ends.
+            trace: write Chrome trace events there (.json or .json.gz), however it ends.
 
         Raises:
-            UsageError: called on the loop of a run; use `arun`.
+            UsageError: called on the loop of a run; use `arun`. Or a file cannot be written where it was wanted.
         """
         from overlapped.bridge import run_here
 
-        return run_here(lambda: self.arun(on_failure=on_failure, max_failures=max_failures, progress=progress))  # type: ignore[no-any-return]  # what arun returns
+        return run_here(  # type: ignore[no-any-return]  # what arun returns
+            lambda: self.arun(
+                on_failure=on_failure, max_failures=max_failures, progress=progress, report=report, trace=trace
+            )
+        )
 
     async def arun(
         self,
@@ -584,15 +593,22 @@ class Flow(Generic[T_co]):
         on_failure: OnFailure = "raise",
         max_failures: int | None = None,
         progress: Callable[[RunRecord], object] | None = None,
+        report: str | os.PathLike[str] | None = None,
+        trace: str | os.PathLike[str] | None = None,
     ) -> Report:
         """As `run`, on the running loop."""
         from overlapped.items import AsyncItems
         from overlapped.running import RunOptions
 
         self.check()
+        save = _saver(report, trace)
         items: AsyncItems[T_co] = AsyncItems(self, RunOptions(on_failure, max_failures, progress))
-        async with items:
-            await items.exhaust()
+        try:
+            async with items:
+                await items.exhaust()
+        finally:
+            if save is not None:
+                save(items.report)
         return items.report
 
     def collect(self, *, on_failure: OnFailure = "raise", max_failures: int | None = None) -> list[T_co]:
@@ -610,6 +626,17 @@ class Flow(Generic[T_co]):
         items: AsyncItems[T_co] = AsyncItems(self, RunOptions(on_failure, max_failures))
         async with items:
             return await items.rest()
+
+
+def _saver(
+    report: str | os.PathLike[str] | None, trace: str | os.PathLike[str] | None
+) -> Callable[[Report], None] | None:
+    """What writes the files that are wanted of a run; that they can be written is found out now."""
+    if report is None and trace is None:
+        return None
+    from overlapped.report import files
+
+    return files.saver(report, trace)
 
 
 def _options(verb: str, given: CallOptions) -> Options:

@@ -217,7 +217,9 @@ class Crew(Handover):
             self.emit(index, failure)
         self.barrier.clear()
         self.is_complete = True
-        self.ledger.enter(ENDED, self.scope.clock())
+        now_s = self.scope.clock()
+        self.ledger.enter(ENDED, now_s)
+        self.look(now_s)
         self.ended = not self.out
         self.announce()
 

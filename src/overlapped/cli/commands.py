@@ -37,6 +37,7 @@ If the flow has no sink, its results are written to stdout as JSON lines.
 Examples:
   overlapped run job.py
   overlapped run job.py:small -- urls.txt
+  overlapped run --report run.html job.py
   overlapped run --json --max-failures 10 job.py
 
 Ctrl-C takes no more items and finishes what is in flight; a second one
@@ -57,6 +58,18 @@ Needs nothing from the network and leaves nothing behind.
 Examples:
   overlapped demo
   overlapped demo --items 100 --delay 0.05
+"""
+
+REPORT_HELP = """Read back what a run measured.
+
+FILE is a page written by --report, or the output of --json. The summary is
+written to stdout, or with --json the whole record.
+
+\b
+Examples:
+  overlapped report run.html
+  overlapped report run.html --failed
+  overlapped report run.html --trace run.json.gz
 """
 
 COMPARE_HELP = """Run the same work under every I/O model, side by side.
@@ -160,15 +173,45 @@ def overlapped(context: click.Context, /, **common: Any) -> None:
     help="keep: count failed items and go on; raise: stop at the first.",
 )
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N", help="Stop when more than N items failed.")
+@click.option("--report", metavar="FILE.html", help="Write a page of the run: what set its pace, and pictures.")
+@click.option("--trace", metavar="FILE.json[.gz]", help="Write Chrome trace events (ui.perfetto.dev opens them).")
 @click.argument("job", metavar="JOB.py[:flow]")
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
-def run(job: str, args: tuple[str, ...], on_failure: str, max_failures: int | None, **common: Any) -> int:
+def run(
+    job: str,
+    args: tuple[str, ...],
+    *,
+    on_failure: str,
+    max_failures: int | None,
+    report: str | None,
+    trace: str | None,
+    **common: Any,
+) -> int:
     """`overlapped run`."""
     from overlapped.cli.run import run_job
 
     if max_failures is not None and on_failure == "raise":
         raise click.UsageError("--max-failures goes with --on-failure keep; raise stops at the first failure")
-    return run_job(job, args, _merged(common), on_failure=on_failure, max_failures=max_failures)
+    return run_job(
+        job, args, _merged(common), on_failure=on_failure, max_failures=max_failures, report=report, trace=trace
+    )
+
+
+@overlapped.command(name="report", help=REPORT_HELP, short_help="What a run's report says.")
+@_common
+@click.option("--failed", is_flag=True, help="The failed items, one JSON object a line.")
+@click.option("--trace", metavar="FILE.json[.gz]", help="Write Chrome trace events.")
+@click.option("-o", "out", metavar="FILE.html", help="Write the page anew.")
+@click.option("--text", is_flag=True, help="The summary; what happens without options, too.")
+@click.argument("file", metavar="FILE")
+def report_(file: str, failed: bool, trace: str | None, out: str | None, text: bool, **common: Any) -> int:
+    """`overlapped report`."""
+    from overlapped.cli.report import run_report
+
+    given = _merged(common)
+    if failed + text + given.json > 1:
+        raise click.UsageError("--text, --json and --failed exclude each other")
+    return run_report(file, given, failed=failed, trace=trace, out=out)
 
 
 @overlapped.command(help=DEMO_HELP, short_help="See it work, in under 30 seconds.")

@@ -7,13 +7,13 @@ import json
 import sys
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from overlapped._engine.loop import new_loop
 from overlapped.cli.job import call_users, load_job
 from overlapped.cli.lines import JsonLines, OutputLost
 from overlapped.cli.progress import make_view
-from overlapped.cli.say import ExitCode, say, traceback_text, users_place, write_stderr, write_stdout
+from overlapped.cli.say import ExitCode, Problem, say, traceback_text, users_place, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
 from overlapped.report.plain import plain, plain_error
 from overlapped.report.text import counted
@@ -42,8 +42,18 @@ class Outcome:
     error: BaseException | None
 
 
-def run_job(target: str, args: Sequence[str], common: Common, *, on_failure: str, max_failures: int | None) -> int:
+def run_job(
+    target: str,
+    args: Sequence[str],
+    common: Common,
+    *,
+    on_failure: str,
+    max_failures: int | None,
+    report: str | None = None,
+    trace: str | None = None,
+) -> int:
     """Load the file, run its flow and return the exit code."""
+    save = _saver(report, trace)
     with Signals() as signals:
         with make_view("none" if common.quiet else common.progress, target) as view:
             flow = load_job(target, args)
@@ -60,9 +70,42 @@ def run_job(target: str, args: Sequence[str], common: Common, *, on_failure: str
                 lines=not common.json and not flow.has_sink,
             )
         code, error = conclude(outcome, signals, common)
+        if outcome.report is not None and not (saved := _saved(save, outcome.report)):
+            code, error = code or ExitCode.FAILED, error or saved.problem
         if common.json:
             write_stdout(json.dumps({"exit_code": int(code), "error": error, "run": told(outcome.report)}))
         return code
+
+
+class Saved(NamedTuple):
+    """Whether the files of a run were written; false if not."""
+
+    problem: str | None
+
+    def __bool__(self) -> bool:
+        return self.problem is None
+
+
+def _saver(report: str | None, trace: str | None) -> Callable[[Report], None]:
+    """What writes the files that were asked for; that they can be written is found out first."""
+    from overlapped import UsageError
+    from overlapped.report import files
+
+    try:
+        return files.saver(report, trace, option="--")
+    except UsageError as error:
+        raise Problem(str(error)) from error
+
+
+def _saved(save: Callable[[Report], None], report: Report) -> Saved:
+    """Write them; a full disk is no reason to hide how the run ended."""
+    try:
+        save(report)
+    except OSError as error:
+        problem = f"the report or trace could not be written: {error}"
+        say(problem)
+        return Saved(problem)
+    return Saved(None)
 
 
 def told(report: Report | None) -> dict[str, Any] | None:

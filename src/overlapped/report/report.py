@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import os
+
     from overlapped.record import FailureRecord, RunRecord, StageRecord
 
 
@@ -57,6 +59,41 @@ class Report:
         from overlapped.report.data import to_dict
 
         return to_dict(self.record)
+
+    def html(self) -> str:
+        """One self-contained HTML page, at most 300 kB: no script runs in it and nothing is fetched.
+
+        Raises:
+            UsageError: jinja2 is missing.
+        """
+        from overlapped.report import files, page
+
+        files.need_jinja("html()")
+        return page.page(self.record)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as `html()` gives it; `overlapped report PATH` reads it back.
+
+        Raises:
+            UsageError: jinja2 is missing, or the file cannot be written there.
+        """
+        from overlapped.report import files
+
+        files.saver(path, None)(self)
+
+    def trace(self) -> dict[str, Any]:
+        """The run as Chrome trace events: `json.dump` it, and open the file in ui.perfetto.dev or chrome://tracing."""
+        from overlapped.report.trace import trace
+
+        return trace(self.record)
+
+    def _repr_html_(self) -> str | None:
+        """The report inside a notebook: pictures and tables, no script."""
+        from overlapped.report import files, page
+
+        if not files.has_jinja():
+            return None
+        return page.fragment(self.record)
 
     def __str__(self) -> str:
         """The end summary: what was done, where the time went, what failed."""

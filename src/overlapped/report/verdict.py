@@ -88,6 +88,9 @@ STARVED: Final = 0.5
 WORTH: Final = 1.15
 """Smallest factor that is worth a sentence."""
 
+NOT_FOUND: Final = frozenset({"start", "grow", "ramp", "hold:app-limited"})
+"""Reasons of a controller that has not yet seen that more calls at once give nothing."""
+
 NAME_CHARS: Final = 40
 
 
@@ -243,7 +246,8 @@ def _full(stage: StageRecord) -> Kind:
         return "sink"
     if stage.reason == "fixed":
         return "limit"
-    return "ramp" if stage.reason in ("start", "grow", "ramp") else "service"
+    reasons = {decision.reason for decision in stage.decisions if decision.what == "limit"} | {stage.reason}
+    return "ramp" if reasons <= NOT_FOUND else "service"
 
 
 def _told(kind: Kind, stage: StageRecord | None, share: float, record: RunRecord, stages: list[StageRecord]) -> Finding:
@@ -332,7 +336,7 @@ def _full_stage(kind: Kind, stage: StageRecord, share: float, record: RunRecord,
     waited_s = record.loop_wait_s + sum(each.cpu_wait_s for each in stages)
     idle = record.loop_cpu_s is not None and record.cpu_s + waited_s < IDLE_LOOP * wall_s
     if kind == "service":
-        says += f"; {stage.limit} at once, and more did not give more"
+        says += f"; {_held(stage):,.0f} at once, and more did not give more"
         if idle:
             says += ": it is what it waits for, not this machine"
         return Finding(kind, stage.name, says, "a faster service, or fewer or smaller calls (batches)", share=share)
@@ -348,6 +352,12 @@ def _full_stage(kind: Kind, stage: StageRecord, share: float, record: RunRecord,
     elif factor:
         advice += "; it would gain little, the next part is nearly as slow"
     return Finding(kind, stage.name, says, advice, factor if factor >= WORTH else 0.0, share)
+
+
+def _held(stage: StageRecord) -> float:
+    """The limit that was kept; the present one may be a try."""
+    held = [d.new for d in stage.decisions if d.what == "limit" and d.reason.startswith("hold")]
+    return held[-1] if held and stage.reason.startswith("probe") else stage.limit
 
 
 # -- factors ------------------------------------------------------------------------------------------------------

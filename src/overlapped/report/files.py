@@ -1,0 +1,125 @@
+"""Reports and traces as files: written when a run has ended, and read back."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+from typing import TYPE_CHECKING, Final
+
+from overlapped.errors import UsageError
+from overlapped.report.data import NotARecord, from_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlapped.record import RunRecord
+    from overlapped.report.report import Report
+
+DATA: Final = '<script type="application/json" id="overlapped-run">'
+"""Where the record begins in a report (templates/run.html)."""
+
+MOST_BYTES: Final = 200 * 2**20
+"""A larger file is no report of ours, and would only fill the memory."""
+
+
+def checked_path(path: str | os.PathLike[str], name: str) -> str:
+    """`path`, if a file can be written there; found out before anything runs.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UsageError(f"{name} {path!r}: there is no folder {folder}")
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise UsageError(f"{name} {path!r}: cannot be written")
+    return path
+
+
+def need_jinja(name: str) -> None:
+    """Say what to install, before anything runs.
+
+    Raises:
+        UsageError: jinja2 is missing.
+    """
+    if not has_jinja():
+        raise UsageError(f"{name} needs jinja2; write pip install 'overlapped[standard]'")
+
+
+def has_jinja() -> bool:
+    """True if pages can be made."""
+    return importlib.util.find_spec("jinja2") is not None
+
+
+def saver(
+    report: str | os.PathLike[str] | None, trace: str | os.PathLike[str] | None, *, option: str = ""
+) -> Callable[[Report], None]:
+    """What writes these files of a run that has ended.
+
+    Args:
+        report: where the page goes.
+        trace: where the trace goes.
+        option: what stands before the names "report" and "trace" where the user wrote them.
+
+    Raises:
+        UsageError: one of them cannot be written, or jinja2 is missing.
+    """
+    if report is not None:
+        report = checked_path(report, f"{option}report")
+        need_jinja(f"{option}report")
+    if trace is not None:
+        trace = checked_path(trace, f"{option}trace")
+
+    def save(finished: Report) -> None:
+        if report is not None:
+            save_page(finished.record, os.fspath(report))
+        if trace is not None:
+            save_trace(finished.record, os.fspath(trace))
+
+    return save
+
+
+def save_page(record: RunRecord, path: str) -> None:
+    """Write the report."""
+    from overlapped.report.page import page
+
+    text = page(record)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def save_trace(record: RunRecord, path: str) -> None:
+    """Write the trace; with a name that ends in .gz, compressed."""
+    from overlapped.report.trace import trace
+
+    text = json.dumps(trace(record), separators=(",", ":"))
+    if path.endswith(".gz"):
+        with gzip.open(path, "wt", encoding="utf-8") as packed:
+            packed.write(text)
+        return
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read(path: str) -> RunRecord:
+    """The record that lies in a report, or in a JSON file.
+
+    Raises:
+        NotARecord: there is none.
+        OSError: the file cannot be read.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        text = file.read(MOST_BYTES)
+    begin = text.rfind(DATA)
+    if begin >= 0:
+        text = text[begin + len(DATA) : text.find("</script>", begin)]
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise NotARecord("there is no record of a run in it") from None
+    if isinstance(data, dict) and "schema" not in data and isinstance(data.get("run"), dict):
+        data = data["run"]  # what `overlapped run --json` writes
+    return from_dict(data)

@@ -1,0 +1,93 @@
+"""`--report`, `--trace` and `overlapped report` on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from overlapped.report import files
+
+JOB = """
+import asyncio
+from overlapped import flow
+
+async def fetch(number):
+    await asyncio.sleep(0.001)
+    if number % 10 == 3:
+        raise ValueError(f"no {number}")
+    return number
+
+job = flow(range(40)).map(fetch)
+empty = flow([]).map(fetch)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "job.py").write_text(JOB)
+    return tmp_path
+
+
+def overlapped(folder, *args):
+    done = subprocess.run(
+        [sys.executable, "-m", "overlapped", *args],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_a_run_writes_its_report_and_trace_and_report_reads_it_back(folder):
+    done = overlapped(folder, "run", "job.py:job", "--report", "run.html", "--trace", "run.json.gz")
+    assert done.returncode == 3
+    assert (folder / "run.json.gz").stat().st_size > 100
+    shown = overlapped(folder, "report", "run.html")
+    assert shown.returncode == 0
+    assert "done     40 items in, 36 out" in shown.stdout
+    assert "4 ValueError in fetch" in shown.stdout
+    failed = overlapped(folder, "report", "run.html", "--failed")
+    assert [json.loads(line)["item"] for line in failed.stdout.splitlines()] == ["3", "13", "23", "33"]
+    data = json.loads(overlapped(folder, "report", "run.html", "--json").stdout)
+    assert (data["schema"], data["items"], data["failed"]) == ("overlapped.run/1", 36, 4)
+    again = overlapped(folder, "report", "run.html", "-o", "again.html", "--trace", "again.json")
+    assert (again.returncode, again.stdout) == (0, "")
+    assert files.read(str(folder / "again.html")).items == 36
+    assert json.loads((folder / "again.json").read_text())["traceEvents"]
+
+
+def test_what_json_writes_is_a_report_too(folder):
+    done = overlapped(folder, "run", "--json", "job.py:job")
+    (folder / "run.json").write_text(done.stdout)
+    assert "40 items in, 36 out" in overlapped(folder, "report", "run.json").stdout
+
+
+def test_an_empty_run_has_a_report(folder):
+    assert overlapped(folder, "run", "job.py:empty", "--report", "run.html").returncode == 0
+    assert "0 items" in overlapped(folder, "report", "run.html", "--text").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("run", "job.py:job", "--report", "no/run.html"), "--report 'no/run.html': there is no folder"),
+        (("run", "job.py:job", "--trace", "."), "--trace '.': cannot be written"),
+        (("report", "none.html"), "none.html: No such file"),
+        (("report", "job.py"), "job.py: there is no record of a run in it"),
+        (("report", "job.py", "--json", "--failed"), "exclude each other"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(folder, args, words):
+    done = overlapped(folder, *args)
+    assert done.returncode == 2
+    assert words in done.stderr
+    if "--json" not in args:
+        assert done.stdout == ""
