@@ -8,6 +8,7 @@ import io
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from overlapped.cli.lines import MOST_WAITING_CHARS, JsonLines, OutputLost
 from overlapped.cli.progress import Block, Plain, Silent, Speed, frame, make_view, plain_line
+from overlapped.record import Times
 from tests.test_report import HOSTILE, make_record, make_stage
 
 JOB = """
@@ -45,11 +47,73 @@ def test_the_block_tells_items_rate_and_every_stage_that_makes_calls():
         make_stage(name="batch", lane="", calls=0),
         make_stage(name="parse"),
     )
-    head, titles, fetch, parse = lines_at(100, stages=stages, failed=3)
+    head, titles, fetch, parse, last = lines_at(100, stages=stages, failed=3)
+    assert last == "memory 50 MiB"
     assert head == "job.py  2.0 s  400 items  200/s  3 failed"
     assert titles.split() == ["stage", "done", "rate", "failed", "in", "flight", "limit", "ahead"]
     assert fetch.split() == ["fetch", "400", "200/s", "0", "60", "64", "(8-128)", "70"]
     assert parse.split()[:2] == ["parse", "400"]
+
+
+def test_where_the_source_knows_its_length_the_share_and_the_time_left_are_shown():
+    stage = make_stage(items_in=400, ahead=100)
+    record = make_record(state="running", stages=(stage,), source_items=1_000)
+    head = frame(record, Speed(), "job.py", 120)[0]
+    assert head.endswith("██████               30%  ETA 0:05")  # 300 in 2 s, 700 are left
+    plain_head = frame(record, Speed(), "job.py", 120, ascii_only=True)[0]
+    assert plain_head.endswith("######               30%  ETA 0:05")
+    assert plain_line(record, Speed()).endswith("eta 0:05")
+    unknown = frame(make_record(state="running"), Speed(), "job.py", 120)[0]
+    assert "ETA" not in unknown
+    assert "%" not in unknown
+
+
+def test_a_time_left_of_hours_is_shown_as_hours():
+    stage = make_stage(items_in=400, ahead=0)
+    record = make_record(state="running", stages=(stage,), source_items=10**6)
+    assert "ETA 1:23:18" in frame(record, Speed(), "job.py", 120)[0]
+
+
+def test_the_last_line_shows_the_rate_lately_and_what_sets_the_pace_once_it_is_known():
+    speed = Speed()
+    for tick in range(60):
+        done = tick * 10 if tick < 30 else 300 + (tick - 30) * 40
+        record = make_record(
+            state="running",
+            elapsed_s=tick / 5 + 0.2,
+            items=done,
+            stages=(make_stage(items_in=done, ahead=0, times=Times(full_s=tick / 5)),),
+        )
+        lines = frame(record, speed, "job.py", 160)
+    rate = lines[-1].split()[1]
+    assert rate[-1] == "█"
+    assert rate[0] in "▁▂"
+    assert "pace: fetch: all its slots were in calls" in lines[-1]
+    assert frame(record, speed, "job.py", 160, ascii_only=True)[-1].isascii()
+
+
+def test_usr1_tells_the_status_and_where_tasks_wait_and_the_run_goes_on(tmp_path):
+    (tmp_path / "job.py").write_text(JOB.replace("range(6)", "range(40)").replace("0.3", "0.05"))
+    with (tmp_path / "err").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "overlapped", "run", "job.py", "--progress", "none"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]  # it is running
+        process.send_signal(signal.SIGUSR1)
+        lines += process.stdout.readlines()
+        code = process.wait(timeout=30)
+        process.stdout.close()
+    err = (tmp_path / "err").read_text()
+    assert code == 0, err
+    assert len(lines) == 41  # and "hello"
+    assert "running  " in err
+    assert "waiting  2 x wait at" in err
+    assert "job.py:6" in err
 
 
 def test_the_block_is_never_wider_than_the_terminal_nor_higher_than_twelve_lines():

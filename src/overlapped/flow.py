@@ -507,6 +507,8 @@ class Flow(Generic[T_co]):
         """The chain of feeds of one run. For `running`; not part of the public interface."""
         self.check()
         feed = self._source.feed(scope)
+        if not is_inner:
+            scope.source_items = getattr(self._source, "length", None)
         if scope.on_done is not None and not is_inner:
             from overlapped._engine.lineage import Marked
 

@@ -159,7 +159,7 @@ class AsyncItems(Generic[T]):
 
     def stats(self) -> RunRecord:
         """A snapshot of the run, now."""
-        return (self._run or self._start()).record()
+        return (self._run or self._start()).record(whole=False)
 
     @property
     def report(self) -> Report:

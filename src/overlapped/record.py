@@ -175,8 +175,8 @@ class StageRecord:
         batch_size_reason: the last reason of that controller.
         times: how long the stage was in which state.
         latencies: how long calls took (bounded): a histogram with steps of an eighth of an octave.
-        kept_calls: single calls for the chronology (bounded): all failures up to 1,000, the slowest 1 % up to
-            200, and an even sample of the others.
+        kept_calls: single calls for the chronology (bounded; none while the run goes on): all failures up to 1,000,
+            the slowest 1 % up to 200, and an even sample of the others.
         points: limit, in flight, queue and progress over time (bounded), oldest first.
         queued_s: sum of the time items were ready for this stage and waited for a slot, s (from `points`).
         has_rate: a `Rate` was given.
@@ -258,6 +258,7 @@ class RunRecord:
         peak_rss_bytes: highest resident memory of this process so far.
         loop_cpu_s: CPU time of the loop's thread during the run, s; None where it cannot be told.
         loop_wait_s: time that this thread was ready to run and had no CPU, s; 0 where the system does not tell.
+        source_items: how many items the source has, where it knows; else None.
         source_s: time that the source was producing items that had been asked for, s; of several, the busiest.
         consumer_s: time that whoever takes the results was busy with them, s.
         cpus: CPUs that this process may use.
@@ -282,6 +283,7 @@ class RunRecord:
     peak_rss_bytes: int
     loop_cpu_s: float | None = None
     loop_wait_s: float = 0.0
+    source_items: int | None = None
     source_s: float = 0.0
     consumer_s: float = 0.0
     cpus: int = 1

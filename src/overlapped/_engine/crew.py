@@ -494,8 +494,8 @@ class Crew(Handover):
             items_out=self.handed_on,
         )
 
-    def record(self) -> StageRecord:
-        """The account so far."""
+    def record(self, whole: bool = True) -> StageRecord:
+        """The account so far; not `whole`: without the single calls."""
         from overlapped.record import StageRecord
 
         return StageRecord(
@@ -528,7 +528,7 @@ class Crew(Handover):
             batch_size_reason=self.tuning.batches.reason if self.tuning.batches is not None else "",
             times=self.ledger.times(self.scope.clock()),
             latencies=self.ledger.latencies(),
-            kept_calls=self.ledger.kept_calls(),
+            kept_calls=self.ledger.kept_calls() if whole else (),
             points=self.ledger.points,
             queued_s=self.ledger.queued_s,
             has_rate=self.spec.rate is not None,

@@ -182,12 +182,13 @@ class Ledger:
 
     def latencies(self) -> tuple[Bin, ...]:
         """The histogram of service times."""
-        return tuple(Bin(*_edges(step), self._bins[step]) for step in sorted(self._bins))
+        bins = self._bins.copy()  # any thread may ask
+        return tuple(Bin(*_edges(step), bins[step]) for step in sorted(bins))
 
     def kept_calls(self) -> tuple[Call, ...]:
         """Each call that was kept, once, by its start."""
-        slow = (call for _, call in self._slow)
-        kept = {(call.number, call.started_s): call for call in chain(self._samples, slow, self._failed)}
+        slow = [call for _, call in self._slow[:]]
+        kept = {(call.number, call.started_s): call for call in chain(self._samples[:], slow, self._failed[:])}
         return tuple(sorted(kept.values(), key=_start))
 
     # -- series ------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class Scope:
         self.closers: list[Callable[[], Coroutine[object, object, None]]] = []
         self.crews: list[Crew] = []
         self.pulled: list[Buffered] = []  # what a thread or a task pulls from
-        self.accounts: list[Callable[[], StageRecord]] = []  # of what makes calls and is no crew: the sink
+        self.source_items: int | None = None  # how many there are, if the source knows
+        self.accounts: list[Callable[[bool], StageRecord]] = []  # of what makes calls and is no crew: the sink
         self.closing = False
         self.is_failing = False  # a failure is known that will end the run
         self.resources: dict[str, object] = {}

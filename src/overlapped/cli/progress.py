@@ -8,17 +8,27 @@ import sys
 import threading
 import unicodedata
 from collections import deque
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO, cast
 
 from overlapped.cli.say import write_stderr
 from overlapped.report.plain import escape
 from overlapped.report.text import calling, name_of, rate
+from overlapped.report.verdict import verdict
 
 if TYPE_CHECKING:
     from overlapped.record import RunRecord, StageRecord
 
 MOST_STAGES = 8
 """Stages drawn at most: with the headings at most 12 lines (evidence/ux.md 3.1)."""
+SPARKS = 20
+SPARK_EVERY = 5
+"""Each small bar of the rate is five snapshots, so a second; the row is the last twenty of them."""
+FINE_SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+ASCII_SPARKS = "_.-=#"
+BAR_CELLS = 20
+SURE_S = 2.0
+"""Before that, what sets the pace is not told: the start is no evidence."""
 
 
 class View(Protocol):
@@ -61,6 +71,10 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False  # closed
 
 
+def _is_unicode(stream: TextIO) -> bool:
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+
+
 class Silent:
     """Shows nothing."""
 
@@ -98,14 +112,37 @@ class Speed:
     def __init__(self) -> None:
         # 10 snapshots are 2 s of a drawn view, 100 s of a plain one
         self._past: deque[tuple[float, int, tuple[int, ...]]] = deque(maxlen=10)
+        self._done: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=SPARKS * SPARK_EVERY + 1)
 
     def of(self, record: RunRecord) -> tuple[str, list[str]]:
         """Items per second at the end of the flow, and out of each stage."""
         outs = tuple(stage.items_out for stage in record.stages)
+        self._done.append((record.elapsed_s, _taken(record)))
         self._past.append((record.elapsed_s, record.items, outs))
         since_s, items, before = self._past[0] if len(self._past) > 1 else (0.0, 0, (0,) * len(outs))
         span_s = record.elapsed_s - since_s
         return rate(record.items - items, span_s), [rate(a - b, span_s) for a, b in zip(outs, before, strict=True)]
+
+    def sparks(self, *, ascii_only: bool) -> str:
+        """Items taken per second, lately, as a row of small bars; the highest is the best of them."""
+        marks = ASCII_SPARKS if ascii_only else FINE_SPARKS
+        ends = list(self._done)[::-SPARK_EVERY][::-1]
+        rates = [(b - a) / (to_s - from_s) for (from_s, a), (to_s, b) in pairwise(ends) if to_s > from_s]
+        most = max(rates, default=0.0)
+        return "".join(marks[min(len(marks) - 1, int(each / most * len(marks)))] for each in rates) if most else ""
+
+    def left_s(self, record: RunRecord) -> float | None:
+        """About how long it will take, s; None where nobody knows how many items there are."""
+        (from_s, before), (to_s, now) = self._done[0], self._done[-1]
+        if record.source_items is None or now <= before or to_s <= from_s:
+            return None
+        return (record.source_items - now) * (to_s - from_s) / (now - before)
+
+
+def _taken(record: RunRecord) -> int:
+    """Items of the source that the first stage is done with."""
+    first = next((stage for stage in record.stages if stage.calls), None)
+    return record.items if first is None else max(0, first.items_in - first.ahead)
 
 
 def plain_line(record: RunRecord, speed: Speed) -> str:
@@ -117,14 +154,17 @@ def plain_line(record: RunRecord, speed: Speed) -> str:
         parts.append(f"{name_of(stage)} {stage.items_out} {slots}")
     retried = sum(stage.retries for stage in record.stages)
     parts.append(f"failed {record.failed} retried {retried} mem {record.peak_rss_bytes / 2**20:.0f}MiB")
+    if (left_s := speed.left_s(record)) is not None:
+        parts.append(f"eta {_clock(left_s)}")
     return " | ".join(parts)
 
 
-def frame(record: RunRecord, speed: Speed, title: str, columns: int) -> list[str]:
+def frame(record: RunRecord, speed: Speed, title: str, columns: int, *, ascii_only: bool = False) -> list[str]:
     """A snapshot as the lines of a block no wider than `columns` - 1."""
     per_s, per_stage = speed.of(record)
     head = [escape(title), f"{record.elapsed_s:.1f} s", f"{record.items:,} items", per_s or "0/s"]
     head += [f"{record.failed:,} failed"] if record.failed else []
+    head += _how_far(record, speed, ascii_only=ascii_only)
     shown = calling(record)
     stages = [pair for pair in zip(record.stages, per_stage, strict=True) if pair[0] in shown]
     rows: list[tuple[str, ...]] = [("stage", "done", "rate", "failed", "in flight", "limit", "ahead")]
@@ -132,7 +172,38 @@ def frame(record: RunRecord, speed: Speed, title: str, columns: int) -> list[str
     lines = ["  ".join(head), *_table(rows, columns)]
     if len(stages) > MOST_STAGES:
         lines.append(f"and {len(stages) - MOST_STAGES} more stages")
+    lines.append(_last_line(record, speed, ascii_only=ascii_only))
     return [_fit(line, columns - 1) for line in lines]
+
+
+def _how_far(record: RunRecord, speed: Speed, *, ascii_only: bool) -> list[str]:
+    """The share of the source that is done, and the time that is left, where that is known."""
+    if not record.source_items:
+        return []
+    share = min(1.0, _taken(record) / record.source_items)
+    full, part = ("#", "") if ascii_only else ("\u2588", " \u258f\u258e\u258d\u258c\u258b\u258a\u2589")
+    eighths = int(share * BAR_CELLS * 8)
+    bar = full * (eighths // 8) + (part[eighths % 8].strip() if part else "")
+    words = [f"{bar:<{BAR_CELLS}} {share:.0%}"]
+    left_s = speed.left_s(record)
+    return words + ([f"ETA {_clock(left_s)}"] if left_s is not None else [])
+
+
+def _clock(left_s: float) -> str:
+    """A time that is left, as a clock shows it."""
+    minutes, s = divmod(round(left_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
+
+
+def _last_line(record: RunRecord, speed: Speed, *, ascii_only: bool) -> str:
+    """Rate over the last half minute, memory, and what sets the pace so far."""
+    sparks = speed.sparks(ascii_only=ascii_only)
+    parts = [f"rate {sparks}"] if sparks else []
+    parts.append(f"memory {record.peak_rss_bytes / 2**20:,.0f} MiB")
+    if record.elapsed_s >= SURE_S and (found := verdict(record)) and found[0].kind not in ("none", "few"):
+        parts.append(f"pace: {found[0].says}")
+    return "  ".join(parts)
 
 
 def _row(stage: StageRecord, per_s: str) -> tuple[str, ...]:
@@ -191,6 +262,7 @@ class Block:
         self._title = title
         self._speed = Speed()
         self._stream = sys.stderr
+        self._ascii_only = not _is_unicode(self._stream)
         self._drawn = 0
         self._lock = threading.RLock()
         self._mid_line = False
@@ -210,7 +282,9 @@ class Block:
     def show(self, record: RunRecord) -> None:
         """Redraw the block, unless somebody has begun a line and not ended it."""
         size = shutil.get_terminal_size()
-        lines = frame(record, self._speed, self._title, size.columns)[: max(1, size.lines - 1)]
+        lines = frame(record, self._speed, self._title, size.columns, ascii_only=self._ascii_only)[
+            : max(1, size.lines - 1)
+        ]
         with self._lock:
             if not self._mid_line:
                 self._put(self._erase() + "".join(f"{line}\n" for line in lines))

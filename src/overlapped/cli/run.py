@@ -15,6 +15,7 @@ from overlapped.cli.lines import JsonLines, OutputLost
 from overlapped.cli.progress import make_view
 from overlapped.cli.say import ExitCode, Problem, say, traceback_text, users_place, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
+from overlapped.cli.status import status_on_signal
 from overlapped.report.plain import plain, plain_error
 from overlapped.report.text import counted
 
@@ -141,7 +142,7 @@ async def _deliver(
     items: Any = None
     try:
         async with flow.open(on_failure=on_failure, max_failures=max_failures) as items:
-            with _attached(signals, items), _following(view, items.stats):
+            with _attached(signals, items), _following(view, items.stats), status_on_signal(items):
                 async for item in items:
                     if out is not None:
                         await out.write(item)

@@ -53,6 +53,11 @@ class Source:
                 f"again; give a function that makes it: write flow(fn)"
             )
 
+    @property
+    def length(self) -> int | None:
+        """How many items there are, where that is known without a look at them."""
+        return len(self._value) if self._kind == "container" else None
+
     def feed(self, scope: Scope) -> Feed:
         """The feed of one run."""
         from overlapped._engine.pulled import LoopFeed, ThreadFeed

@@ -165,7 +165,7 @@ class LandFeed(Through):
         if ended_s - started_s > self.ledger.edge_s or not self.writes % self.ledger.stride:
             self.ledger.note(self.writes - 1, 0, started_s, ended_s)
 
-    def record(self) -> StageRecord:
+    def record(self, whole: bool = True) -> StageRecord:
         """The account so far: a write is a call."""
         from overlapped.record import StageRecord
 
@@ -194,7 +194,7 @@ class LandFeed(Through):
             decisions=(),
             times=self.ledger.times(self.scope.clock()),
             latencies=self.ledger.latencies(),
-            kept_calls=self.ledger.kept_calls(),
+            kept_calls=self.ledger.kept_calls() if whole else (),
             points=self.ledger.points,
             queued_s=self.ledger.queued_s,
         )
