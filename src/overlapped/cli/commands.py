@@ -87,6 +87,7 @@ Examples:
   overlapped compare -m blocking -m polling -m readiness --json
   overlapped compare -o models.html
   overlapped compare --workload files
+  overlapped compare --workload hash-and-save
   overlapped compare http://localhost:8000/
 """
 
@@ -235,13 +236,13 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 
 @overlapped.command(help=COMPARE_HELP, short_help="Every I/O model on the same work.")
 @_common
-@click.option("--workload", type=click.Choice(["crawl", "files"]), default="crawl", show_default=True)
+@click.option("--workload", type=click.Choice(["crawl", "files", "hash-and-save"]), default="crawl", show_default=True)
 @click.option("-m", "--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
 @click.option(
     "--requests",
     type=click.IntRange(min=1),
     metavar="N",
-    show_default="400; 100 with URL; 2000 files",
+    show_default="400; 100 with URL; 2000 files; 200 hashes",
     help="Pieces of work.",
 )
 @click.option(

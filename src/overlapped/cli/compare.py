@@ -15,7 +15,7 @@ from overlapped.cli.signals import Signals
 from overlapped.compare import page
 from overlapped.compare.base import INSTALL, ComparisonError
 from overlapped.compare.catalog import chosen_models
-from overlapped.compare.workloads import crawl, files, url
+from overlapped.compare.workloads import crawl, files, hash_and_save, url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,9 +120,24 @@ def _files(asked: Asked, on_run: Callable[[str], None]) -> Result:
     return files.compare(chosen_models(asked.models, "files"), wanted, on_run)
 
 
+def _hash_and_save(asked: Asked, on_run: Callable[[str], None]) -> Result:
+    if asked.models:
+        raise Problem("hash-and-save compares ways of one job, not models: leave out -m")
+    wanted = hash_and_save.Wanted(
+        **_given(items=asked.requests, repeat=asked.repeat),
+        delay_s=0.1 if asked.delay_s is None else asked.delay_s,
+        whole=asked.whole,
+    )
+    return hash_and_save.compare(wanted, on_run)
+
+
 def _given(**options: int | None) -> dict[str, int]:
     """Those options that were given: the others have their defaults in the workload."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-WORKLOADS: dict[str, Callable[[Asked, Callable[[str], None]], Result]] = {"crawl": _crawl, "files": _files}
+WORKLOADS: dict[str, Callable[[Asked, Callable[[str], None]], Result]] = {
+    "crawl": _crawl,
+    "files": _files,
+    "hash-and-save": _hash_and_save,
+}

@@ -75,6 +75,7 @@ class Work:
         concurrency: how many to have in flight, for a model that needs the number.
         vain_asks: how often the kernel was asked for something that was not there yet.
         found: the limit that a model found by itself, if it did.
+        notes: what else it has to say about its run.
     """
 
     def __init__(self, count: int, concurrency: int) -> None:
@@ -84,6 +85,7 @@ class Work:
         self.results: list[bytes | None] = [None] * count
         self.vain_asks = 0
         self.found: int | None = None
+        self.notes: list[str] = []
         self.start_s = 0.0
 
     def __len__(self) -> int:

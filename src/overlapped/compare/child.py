@@ -16,8 +16,6 @@ from typing import Any
 
 from overlapped.compare.base import INSTALL, BadAnswerError, Crawl, Files, NotRunError, Usage, Work
 
-KINDS: dict[str, type[Work]] = {"crawl": Crawl, "files": Files}
-
 
 def main() -> int:
     """Read the order, run the model, tell how it went."""
@@ -65,12 +63,19 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
         "digests": [hashlib.sha256(result or b"").hexdigest()[:16] for result in work.results],
         "began_s": [round(at, 5) for at in work.began_s],
         "ended_s": [round(at, 5) for at in work.ended_s],
+        "notes": work.notes,
     }
 
 
 def made(order: dict[str, Any]) -> Work:
     """The work that was ordered."""
-    return KINDS[order["kind"]](**order["work"])
+    if order["kind"] == "crawl":
+        return Crawl(**order["work"])
+    if order["kind"] == "files":
+        return Files(**order["work"])
+    from overlapped.compare.workloads.saving import Saving
+
+    return Saving(**order["work"])
 
 
 def peak_rss_bytes() -> int:

@@ -33,6 +33,7 @@ class Comparison:
         bound_s: what no model with that number in flight can beat, s; nan if nobody knows.
         rows: one a model.
         notes: sentences for the reader.
+        title: what stands above the picture.
     """
 
     workload: str
@@ -44,6 +45,7 @@ class Comparison:
     bound_s: float
     rows: Sequence[Row]
     notes: list[str] = field(default_factory=list)
+    title: str = ""
 
     def by_time(self) -> list[Row]:
         """The rows that ran, the fastest first, then those that did not."""

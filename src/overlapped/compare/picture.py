@@ -46,7 +46,7 @@ def picture(made: Comparison) -> Picture:
     drawn = Picture(
         WIDE,
         bottom + 44 + NOTE_HIGH * len(notes) + 12,
-        f"{made.workload} under {len(ran)} I/O models: {made.subject}",
+        f"{made.workload}, {len(ran)} ways: {made.subject}",
         "; ".join(f"{row.name} {seconds(row.estimate_s(made.count))}" for row in ran),
     )
     longest = _longest(made)
@@ -85,7 +85,7 @@ def _longest(made: Comparison) -> float:
 
 
 def _head(drawn: Picture, made: Comparison) -> None:
-    drawn.text(NAMES_AT, 26, f"{made.workload} under every I/O model", size=16, bold=True)
+    drawn.text(NAMES_AT, 26, made.title or f"{made.workload} under every I/O model", size=16, bold=True)
     drawn.text(NAMES_AT, 45, cut(escape(made.subject), NOTE_CHARS), size=12, color="muted")
     for at, words in ((TIME_AT, "time"), (FLIGHT_AT, "in flight"), (CPU_AT, "CPU")):
         drawn.text(at, TOP - 10, words, size=11, color="muted", anchor="end")

@@ -47,6 +47,7 @@ class Once:
         digests: of each piece's bytes, in order.
         began_s: when each piece began, s since the start.
         ended_s: when each piece ended.
+        notes: what else the model says.
     """
 
     seconds: float
@@ -59,6 +60,7 @@ class Once:
     digests: list[str]
     began_s: list[float]
     ended_s: list[float]
+    notes: list[str] = field(default_factory=list)
 
     def in_flight(self) -> int:
         """Most pieces at once."""
@@ -170,7 +172,7 @@ def run_once(model: Model, order: dict[str, Any], limit_s: float) -> dict[str, A
         ComparisonError: it hangs, or ended without a word.
     """
     start = f"{model.about.first or 'pass'}; import sys; from overlapped.compare.child import main; sys.exit(main())"
-    order = order | {"module": model.module.__name__, "imports": model.about.imports}
+    order = {"module": model.module.__name__, "imports": model.about.imports} | order
     with subprocess.Popen(
         [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
