@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from overlapped._engine.failure import add_note
 from overlapped._engine.loop import is_ours, running_loop
-from overlapped._engine.scope import GRACE_S
+from overlapped._engine.scope import GRACE_S, WITHIN
 from overlapped.bridge import Bridge
 from overlapped.errors import UsageError
 from overlapped.running import Run
@@ -29,6 +29,15 @@ T = TypeVar("T")
 
 _LIVE: weakref.WeakSet[Any] = weakref.WeakSet()
 """Iterators whose run may be going on: for the hooks at exit and after fork."""
+
+
+def _refuse_own(run: Run | None) -> None:
+    """Whoever waits for the run inside of which it runs would wait for itself."""
+    if run is not None and run.token in WITHIN.get():
+        raise UsageError(
+            "a call, or a generator, cannot wait for results or the end of its own run: they wait for it; "
+            "write items.drain() to end the run, or use another flow"
+        )
 
 
 class AsyncItems(Generic[T]):
@@ -79,6 +88,7 @@ class AsyncItems(Generic[T]):
 
     async def _fetch(self) -> bool:
         """Wait for a chunk; False at the end."""
+        _refuse_own(self._run)
         run = self._start()
         while not length_hint(self._chunk):  # another task may have fetched meanwhile
             if chunk := run.take():
@@ -105,9 +115,7 @@ class AsyncItems(Generic[T]):
         if run is None or self._is_closed:
             self._is_closed = True
             return
-        if asyncio.current_task() in run.tasks:
-            run.stop()
-            raise UsageError("a call of the run cannot wait until the run is closed; write items.drain()")
+        _refuse_own(run)
         self._chunk = iter(())
         run.stop()
         was_cancelled = False
@@ -206,6 +214,7 @@ class Items(Generic[T]):
     def _next(self) -> T:
         if self._pid != os.getpid():
             raise UsageError("this iterator was made before fork(); make a new one in the child: write iter(flow)")
+        _refuse_own(self._bridge.run)
         while not self._is_closed:
             with self._lock:
                 for item in self._chunk:  # another thread has fetched meanwhile
@@ -238,6 +247,7 @@ class Items(Generic[T]):
         """Cancel what runs, wait until nothing of it is left, then raise what went wrong, if anything."""
         if self._pid != os.getpid():
             return
+        _refuse_own(self._bridge.run)
         self._bridge.stop()
         with self._lock:
             if not self._is_closed:

@@ -56,6 +56,14 @@ class Rate:
         """Seconds between two calls of weight 1."""
         return self.per_s / self.amount
 
+    def weight_of(self, item: object) -> float:
+        """What a call for `item` counts.
+
+        Raises:
+            Exception: what the user's `weigh` raised, or UsageError if it gave no number >= 0.
+        """
+        return 1.0 if self.weigh is None else require_weight(self.weigh(item))
+
     def bucket(self) -> Bucket:
         """A new, full bucket: the state of this budget in one run."""
         return Bucket(self)
@@ -78,10 +86,9 @@ class Bucket:
         A weight above `burst` waits for a full bucket; then the next calls wait longer.
 
         Raises:
-            UsageError: `weight`, which the user's `weigh` gave, is negative or not finite.
+            UsageError: `weight` is negative or not finite.
         """
-        if not 0 <= weight < math.inf:
-            raise UsageError(f"Rate(weigh): weigh must return a number >= 0, got {weight!r}")
+        weight = require_weight(weight)
         begin_s = max(now_s, self._paused_until_s)
         tat_s = max(self._tat_s, begin_s)
         self._tat_s = tat_s + weight * self._interval_s
@@ -105,6 +112,20 @@ class Bucket:
     def pause_until(self, until_s: float) -> None:
         """No call reserved from now on starts before `until_s`; a pause is only ever made longer."""
         self._paused_until_s = max(self._paused_until_s, until_s)
+
+
+def require_weight(weight: Any) -> float:
+    """`weight` as a float, if it is a number that a call can count.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        if 0 <= weight < math.inf:
+            return float(weight)
+    except (TypeError, OverflowError):
+        pass  # not a number at all, or an int beyond the floats
+    raise UsageError(f"Rate(weigh): weigh must return a number >= 0, got {weight!r}")
 
 
 def _number(value: object) -> float:

@@ -8,12 +8,11 @@ import os
 import sys
 import time
 import warnings
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.lineage import split
-from overlapped._engine.resources import open_on_loop
+from overlapped._engine.resources import Opened, open_on_loop
 from overlapped._engine.scope import GRACE_S, Scope
 from overlapped._engine.watch import Watch
 from overlapped._version import __version__
@@ -123,13 +122,13 @@ class Run(Scope):
         self.watch = Watch(self)
         self.consumer_s = 0.0
         self._handed_s = math.inf  # when the last results were taken, until more are asked for
-        self.warden = asyncio.Task(self._live(), loop=self.loop, name="overlapped:warden")
+        self.warden = asyncio.Task(self._live(), loop=self.loop, name="overlapped:warden", context=self.context.copy())
 
     # -- life --------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        stack = AsyncExitStack()
-        opening = asyncio.Task(self._open(stack), loop=self.loop, name="overlapped:open")
+        opened = Opened(self.cleanup_errors.append)
+        opening = asyncio.Task(self._open(opened), loop=self.loop, name="overlapped:open")
         try:
             either: list[asyncio.Future[Any]] = [opening, self.end]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -148,31 +147,31 @@ class Run(Scope):
             self.abort(error)
         finally:
             opening.cancel()
-            await self._take_down(stack, opening)
+            await self._take_down(opened, opening)
 
-    async def _open(self, stack: AsyncExitStack) -> BaseException | None:
+    async def _open(self, opened: Opened) -> BaseException | None:
         """Open resources and the sink; whoever ends the run meanwhile cancels it.
 
         An error is returned: a task that raises KeyboardInterrupt would end its loop, not its run.
         """
         try:
-            await self._open_all(stack)
+            await self._open_all(opened)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - raised by the warden
             return error
         return None
 
-    async def _open_all(self, stack: AsyncExitStack) -> None:
+    async def _open_all(self, opened: Opened) -> None:
         for name, factory in self.factories.items():
             is_on_loop = name not in self.per_worker or name in self.needed_on_loop
             is_elsewhere = name in self.needed_in_hosts and name not in self.needed_here
             if is_on_loop and not is_elsewhere and not self.chain.is_empty:
-                self.resources[name] = await open_on_loop(factory, stack)
+                self.resources[name] = await open_on_loop(factory, opened)
         for open_ in self.openers if self.chain.is_empty else [*self.starters, *self.openers]:
             await open_()
 
-    async def _take_down(self, stack: AsyncExitStack, opening: asyncio.Task[BaseException | None]) -> None:
+    async def _take_down(self, opened: Opened, opening: asyncio.Task[BaseException | None]) -> None:
         """Cancel what runs, close what is open, and wait for all of it, however often we are cancelled."""
         self.closing = True
         self.is_over = True
@@ -183,7 +182,7 @@ class Run(Scope):
             self.forget_timers()
             await self._end_tasks()
             await self._finish(*self.closers)
-            await self._finish(stack.aclose)
+            await self._finish(opened.aclose)
             await self._end_tasks()
             self.forget_timers()
         except BaseException as error:  # noqa: BLE001 - the consumer waits for the end, and is told there
@@ -286,7 +285,7 @@ class Run(Scope):
             self._handed_s = math.inf
         while self.has_started and not self.is_over:
             try:
-                chunk = self.chain.take(DELIVERED_AT_ONCE)
+                chunk = self.context.run(self.chain.take, DELIVERED_AT_ONCE)
             except BaseException as error:  # noqa: BLE001 - a stage's own; it must end the run, not only this call
                 self.abort(error)
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 
 import pytest
@@ -83,6 +84,34 @@ def test_the_run_keeps_the_context_it_started_with(lane):
         assert next(items) == "ada"
         user.set("grace")
         assert set(items) == {"ada"}
+
+
+def test_what_a_run_pulls_and_calls_sees_the_context_of_its_start_not_that_of_who_takes_from_it(lane):
+    asyncio.run(_taken_in_another_context(lane))
+
+
+async def _taken_in_another_context(lane):
+    def source():
+        yield user.get()
+
+    async def asource():
+        yield user.get()
+
+    def is_seen(name):
+        seen_by_filter.append(user.get())
+        return True
+
+    async def twice(n):
+        yield n
+
+    for each in (source, asource, source(), asource(), lambda: iter([user.get()])):
+        seen_by_filter: list[str] = []
+        user.set("ada")
+        chain = flow(each).map(in_lane(lane, lambda name: (name, user.get())), on=lane)
+        async with chain.filter(is_seen).flat_map(twice).open() as items:
+            user.set("grace")
+            assert [item async for item in items] == [("ada", "ada")]
+            assert seen_by_filter == ["ada"]
 
 
 def test_every_run_copies_the_context_anew(way):

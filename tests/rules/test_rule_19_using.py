@@ -242,6 +242,25 @@ def test_one_failing_close_does_not_keep_others_open(way):
     assert log.events == ["open it", "close it"]
 
 
+@pytest.mark.parametrize("per", ["run", "worker"])
+def test_several_errors_while_closing_are_all_told(per, way):
+    def bad(name):
+        class Bad:
+            def close(self):
+                raise OSError(name)
+
+        return Bad
+
+    def fn(n, first, second):
+        return n
+
+    chain = flow([1]).map(fn, on="thread", concurrency=1).using(per=per, first=bad("first"), second=bad("second"))
+    values, error = outcome(chain, way)
+    assert values == [1]
+    assert sorted(str(e) for e in error.exceptions) == ["first", "second"]
+    assert len(error.report.cleanup_errors) == 2
+
+
 def test_a_session_is_opened_on_the_loop_that_uses_it(way):
     loops: set[Any] = set()
 

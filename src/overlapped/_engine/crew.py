@@ -58,7 +58,6 @@ class Crew(Handover):
         self.scope = scope
         self.keys = keys
         self.bucket = scope.bucket(spec.rate) if spec.rate is not None else None
-        self.weigh: Callable[[Any], float] | None = spec.rate.weigh if spec.rate is not None else None
         self.tuning = Tuning(spec.concurrency, up.sizing, scope.started_s)
         self.limit = self.tuning.limit
         self.learns = self.tuning.learns
@@ -403,19 +402,19 @@ class Crew(Handover):
     def reserve(self, job: Job) -> float:
         """Take a rate token, and the next start that the pace allows; returns the seconds to wait."""
         delay = self.tuning.reserve_s(self.scope.clock())
-        if self.bucket is None:
-            job.token = self.pauses
-            return delay
-        weight = self.weigh(job.item) if self.weigh is not None else 1.0
-        delay = max(delay, self.bucket.reserve(self.scope.clock(), weight))
+        rate = self.spec.rate
+        if rate is not None and self.bucket is not None:
+            weight = rate.weight_of(job.item)
+            delay = max(delay, self.bucket.reserve(self.scope.clock(), weight))
+            job.weight = weight
+            self.tokens += weight
         job.token = self.pauses
-        self.tokens += weight
         return delay
 
     def use_token(self, job: Job) -> None:
         """The job starts."""
         if job.token == self.pauses and self.bucket is not None:
-            self.tokens -= self.weigh(job.item) if self.weigh is not None else 1.0
+            self.tokens -= job.weight
         job.token = None
 
     def _unpaused(self) -> None:

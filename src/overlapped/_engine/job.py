@@ -25,10 +25,12 @@ class Job:
         "index",
         "item",
         "key",
+        "key_weight",
         "parts",
         "pending",
         "results",
         "token",
+        "weight",
     )
 
     def __init__(self, index: int, item: object) -> None:
@@ -36,8 +38,10 @@ class Job:
         self.item = item
         self.attempt = 1
         self.key: object = None
+        self.key_weight = 1.0  # what its call takes from the rate of its key
         self.has_place = False  # among the calls of its key
         self.token: int | None = None  # of the rate, for the start to come: the number of pauses when it was taken
+        self.weight = 1.0  # what that token counts
         self.has_emitted = False  # a part of its results is out: it cannot be called again
         self.parts: list[list[object]] = []  # of a batch that was split: those still to be called, the next one last
         self.results: list[object] | None = None  # and what came of those called already

@@ -59,7 +59,7 @@ class Keys:
         """True if the job may start now; else it is kept and enqueued when its turn comes.
 
         Raises:
-            Exception: whatever the user's key function raised, or TypeError for an unhashable key.
+            Exception: whatever the user's key or weigh function raised, or TypeError for an unhashable key.
         """
         if job.has_place:
             return True
@@ -67,6 +67,8 @@ class Keys:
             key_value = (self.key_of(job.item),)
             hash(key_value)  # raises here, not when the job leaves
             job.key = key_value
+            if self.rate is not None:  # now: when its turn comes, nobody would know whose failure it is
+                job.key_weight = self.rate.weight_of(job.item)
         key = self._keys.get(job.key)
         if key is None:
             key = self._keys[job.key] = _Key(self.rate.bucket() if self.rate is not None else None)
@@ -127,9 +129,9 @@ class Keys:
     def _give_place(self, key: _Key, job: Job) -> None:
         key.running += 1
         job.has_place = True
-        if key.bucket is not None and self.rate is not None:
+        if key.bucket is not None:
             now = self.scope.clock()
-            key.bucket.reserve(now, self.rate.weigh(job.item) if self.rate.weigh is not None else 1.0)
+            key.bucket.reserve(now, job.key_weight)
             key.free_at_s = now + key.bucket.delay_s(now)
 
     def _next(self, key: _Key) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import queue
 import threading
@@ -143,7 +142,7 @@ class ThreadFeed(Buffered):
         if self._is_stopped:
             return
         if self._thread is None:
-            context = contextvars.copy_context()
+            context = self._scope.context.copy()
             self._thread = threading.Thread(
                 target=context.run, args=(self._serve,), name=f"overlapped:{self.name}", daemon=True
             )

@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 import inspect
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AsyncExitStack, ExitStack
 
 
-async def open_on_loop(factory: Callable[[], Any], stack: AsyncExitStack) -> object:
-    """Call `factory()` on the loop; what it gives is entered, and closed by `stack`.
+class Opened:
+    """What one place has opened: closed from the last to the first, and an error of one keeps no other one open.
+
+    Not an `ExitStack`: that one tells the last error only.
+
+    Args:
+        on_error: told of each exception that closing raised.
+    """
+
+    __slots__ = ("_closers", "_on_error")
+
+    def __init__(self, on_error: Callable[[BaseException], object]) -> None:
+        self._closers: list[Callable[[], Any]] = []
+        self._on_error = on_error
+
+    def push(self, close: Callable[[], Any]) -> None:
+        """`close()` is called (and awaited, by `aclose`) at the end."""
+        self._closers.append(close)
+
+    def close(self) -> None:
+        """Close all of it."""
+        while self._closers:
+            try:
+                self._closers.pop()()
+            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
+                self._on_error(error)
+
+    async def aclose(self) -> None:
+        """Close all of it, also when cancelled meanwhile: then the cancellation goes on at the end."""
+        cancelled: BaseException | None = None
+        while self._closers:
+            try:
+                done = self._closers.pop()()
+                if inspect.isawaitable(done):
+                    await done
+            except CancelledError as error:
+                cancelled = error
+            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
+                self._on_error(error)
+        if cancelled is not None:
+            raise cancelled
+
+
+async def open_on_loop(factory: Callable[[], Any], opened: Opened) -> object:
+    """Call `factory()` on the loop; what it gives is entered, and closed by `opened`.
 
     An awaitable is awaited. A context manager (async first) is entered; whatever has `close` or `aclose`
     is closed after that, since leaving a `sqlite3.Connection` does not close it.
@@ -25,26 +68,32 @@ async def open_on_loop(factory: Callable[[], Any], stack: AsyncExitStack) -> obj
     value = made
     if hasattr(made, "__aenter__"):
         value = await made.__aenter__()
-        stack.push_async_callback(_close_async, value)
-        stack.push_async_exit(made)
+        opened.push(_closing(value))
+        opened.push(lambda: made.__aexit__(None, None, None))
     elif hasattr(made, "__enter__"):
         value = made.__enter__()
-        stack.push_async_callback(_close_async, value)
-        stack.push(made)
+        opened.push(_closing(value))
+        opened.push(lambda: _leave(made))
     else:
-        stack.push_async_callback(_close_async, made)
+        opened.push(_closing(made))
     return value
 
 
-async def _close_async(value: Any) -> None:
-    close = getattr(value, "aclose", None) or getattr(value, "close", None)
-    if callable(close) and not inspect.isclass(value):
-        done = close()
-        if inspect.isawaitable(done):
-            await done
+def _closing(value: Any) -> Callable[[], Any]:
+    """Closes it, if it can be closed; looked up at the end, since a property may need the loop."""
+
+    def close() -> Any:
+        method = getattr(value, "aclose", None) or getattr(value, "close", None)
+        return method() if callable(method) and not inspect.isclass(value) else None
+
+    return close
 
 
-def open_blocking(factory: Callable[[], Any], name: str, stack: ExitStack) -> object:
+def _leave(made: Any) -> None:
+    made.__exit__(None, None, None)  # what it gives is no awaitable, whatever it looks like
+
+
+def open_blocking(factory: Callable[[], Any], name: str, opened: Opened) -> object:
     """As `open_on_loop`, in the thread that is to use it.
 
     Raises:
@@ -61,7 +110,7 @@ def open_blocking(factory: Callable[[], Any], name: str, stack: ExitStack) -> ob
     value = made.__enter__() if hasattr(made, "__enter__") else made
     close = getattr(value, "close", None)
     if callable(close) and not inspect.isclass(value):
-        stack.callback(close)
+        opened.push(close)
     if hasattr(made, "__exit__"):
-        stack.push(made)
+        opened.push(lambda: _leave(made))
     return value

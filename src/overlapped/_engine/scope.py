@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,10 @@ CLOCK_STEP_S: Final = 1e-6
 
 GRACE_S: Final = 5.0
 """How long a call that cannot be cancelled may go on after its run has ended."""
+
+
+WITHIN: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("overlapped_within", default=())
+"""The runs whose code looks at it, the outermost first: what waits for one of them would wait for itself."""
 
 
 def running_task() -> asyncio.Task[Any] | None:
@@ -80,6 +85,9 @@ class Scope:
     def __init__(self, *, keep: bool, on_done: Callable[[Origin], None] | None = None) -> None:
         self.on_done = on_done  # lineage is kept for it: told of each source item of which nothing is on its way
         self.loop = asyncio.get_running_loop()
+        self.token = object()  # stands for the run where the run itself would be kept alive
+        self.context = contextvars.copy_context()  # all code of the run sees the variables of its start
+        self.context.run(WITHIN.set, (*WITHIN.get(), self.token))
         clock: Callable[[], float] | None = getattr(self.loop, "overlapped_clock", None)
         self.clock: Callable[[], float] = clock or time.perf_counter
         self.turn = Turn(self.loop, self.clock)
@@ -112,7 +120,9 @@ class Scope:
 
         The class is called directly: an eager task factory would run one worker inside another.
         """
-        task: asyncio.Task[object] = asyncio.Task(work, loop=self.loop, name=f"overlapped:{name}")
+        task: asyncio.Task[object] = asyncio.Task(
+            work, loop=self.loop, name=f"overlapped:{name}", context=self.context.copy()
+        )
         self.tasks.add(task)
         task.add_done_callback(self._ended)
         return task

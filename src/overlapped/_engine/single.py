@@ -12,12 +12,11 @@ import threading
 import time
 import traceback
 from collections import deque
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.host import END, ERROR, MANY, PART
 from overlapped._engine.parcels import pack_error
-from overlapped._engine.resources import open_blocking
+from overlapped._engine.resources import Opened, open_blocking
 from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
 from overlapped._engine.trays import TRAY_SIZE, Spread, spread
 
@@ -56,15 +55,15 @@ class OneByOne:
         """Work until the run says that it is the end."""
         sys.setswitchinterval(SWITCH_S)
         signal.signal(signal.SIGUSR1, self._interrupt)
+        opened = Opened(lambda error: self.wire.send(["closed", tuple(pack_error(error))]))
         try:
-            with ExitStack() as stack:
-                self._serve(stack)
-        except BaseException as error:  # noqa: BLE001 - closing a resource failed; the run reports it
-            self.wire.send(["closed", tuple(pack_error(error))])
+            self._serve(opened)
+        finally:
+            opened.close()
 
-    def _serve(self, stack: ExitStack) -> None:
+    def _serve(self, opened: Opened) -> None:
         try:
-            given = {name: open_blocking(make, name, stack) for name, make in self.task.factories.items()}
+            given = {name: open_blocking(make, name, opened) for name, make in self.task.factories.items()}
         except BaseException as error:  # noqa: BLE001 - the run ends with it
             self.wire.send(["broken", tuple(pack_error(error))])
             return

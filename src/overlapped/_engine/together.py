@@ -7,13 +7,12 @@ import os
 import pickle
 import time
 from collections import deque
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.loop import new_loop
 from overlapped._engine.parcels import pack_error
-from overlapped._engine.resources import open_on_loop
+from overlapped._engine.resources import Opened, open_on_loop
 from overlapped._engine.serving import LONG_S, Answers
 from overlapped._engine.trays import TRAY_SIZE, Spread, spread
 
@@ -63,10 +62,10 @@ class Together:
         self.end: asyncio.Future[None] = self.loop.create_future()
         self.wire = self.blocking.on_loop(self.loop, self._take, self._hung_up)
         self.answers = Answers(self.wire.send, time.process_time)
-        stack = AsyncExitStack()
+        opened = Opened(lambda error: self.wire.send(["closed", tuple(pack_error(error))]))
         try:
             for name, make in self.task.factories.items():
-                self.given[name] = await open_on_loop(make, stack)
+                self.given[name] = await open_on_loop(make, opened)
         except BaseException as error:  # noqa: BLE001 - the run ends with it
             self.wire.send(["broken", tuple(pack_error(error))])
         else:
@@ -75,10 +74,7 @@ class Together:
             while self.workers:
                 await asyncio.wait(self.workers)
         self._flush()
-        try:
-            await stack.aclose()
-        except BaseException as error:  # noqa: BLE001 - the run reports it
-            self.wire.send(["closed", tuple(pack_error(error))])
+        await opened.aclose()
         await self.wire.drained()
 
     def _hung_up(self) -> None:

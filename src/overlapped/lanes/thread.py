@@ -9,11 +9,11 @@ import queue
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from overlapped._engine.ledger import Places
 from overlapped._engine.ports import Outcome, Running
+from overlapped._engine.resources import Opened
 from overlapped._engine.trays import DROPPED, TRAY_SIZE, spread
 from overlapped._engine.watch import run_delay_s
 
@@ -47,19 +47,21 @@ class ThreadPort:
     daemons, because a call that never returns must not keep the interpreter alive.
 
     Args:
-        bind: called once in every thread with a stack for that thread's resources; returns the function.
+        bind: called once in every thread with a place for what that thread opens; returns the function.
         name: the stage's name; the threads are named after it.
         clock: the run's clock.
+        context: whose variables the calls see; left out, those of whoever makes the port.
         many: the function gives many results; generators are handed over bit by bit.
         on_cleanup_error: told, on the loop, of an exception raised while a thread's resources were closed.
     """
 
     def __init__(
         self,
-        bind: Callable[[ExitStack], Callable[[Any], object]],
+        bind: Callable[[Opened], Callable[[Any], object]],
         name: str,
         *,
         clock: Callable[[], float],
+        context: contextvars.Context | None = None,
         many: bool = False,
         on_cleanup_error: Callable[[BaseException], None] | None = None,
     ) -> None:
@@ -69,7 +71,7 @@ class ThreadPort:
         self._many = many
         self._on_cleanup_error = on_cleanup_error
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
+        self._context = contextvars.copy_context() if context is None else context
         self._jobs: deque[tuple[int, object]] = deque()
         self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one True for each job; False: leave
         self._outbox: list[Outcome] = []
@@ -209,14 +211,15 @@ class ThreadPort:
         if outcomes:
             self._deliver(outcomes)
 
-    def _gone(self, hand: _Hand, error: BaseException | None, waited_s: float) -> None:
+    def _gone(self, hand: _Hand, errors: list[BaseException], waited_s: float) -> None:
         self.cpu_wait_s += waited_s
         self._hands.remove(hand)
         self._places.give_back(hand.place)
         if hand.thread is not None:
             hand.thread.join()  # it has nothing left to do
-        if error is not None and self._on_cleanup_error is not None:
-            self._on_cleanup_error(error)
+        if self._on_cleanup_error is not None:
+            for error in errors:
+                self._on_cleanup_error(error)
         if self._left is not None:
             self._left.set()
         else:
@@ -237,15 +240,15 @@ class ThreadPort:
             self._call_loop(self._drain)
 
     def _serve(self, hand: _Hand) -> None:
-        error: BaseException | None = None
+        errors: list[BaseException] = []
+        opened = Opened(errors.append)
         try:
-            with ExitStack() as stack:
-                self._answer(hand, stack)
-        except BaseException as raised:  # noqa: BLE001 - closing a resource failed; the run reports it
-            error = raised
-        self._call_loop(self._gone, hand, error, run_delay_s(threading.get_native_id()))
+            self._answer(hand, opened)
+        finally:
+            opened.close()
+            self._call_loop(self._gone, hand, errors, run_delay_s(threading.get_native_id()))
 
-    def _answer(self, hand: _Hand, stack: ExitStack) -> None:
+    def _answer(self, hand: _Hand, opened: Opened) -> None:
         call: Callable[[Any], object] | None = None
         while self._calls.get():
             with self._lock:
@@ -264,7 +267,7 @@ class ThreadPort:
             hand.call = Running(index, started)
             try:
                 if call is None:
-                    call = self._bind(stack)
+                    call = self._bind(opened)
                 value: object = call(item)
                 if self._many:
                     value = self._hand_out(hand, hand.call, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import queue
 import threading
 import time
@@ -60,7 +59,7 @@ class LandFeed(Through):
 
     async def open(self) -> None:
         """Open the sink in its thread; an error ends the run before the source is pulled."""
-        target = contextvars.copy_context().run
+        target = self.scope.context.copy().run
         self.thread = threading.Thread(target=target, args=(self._serve,), name=f"overlapped:{self.name}", daemon=True)
         self.thread.start()
         self.scope.closers.append(self.close)

@@ -16,7 +16,6 @@ from overlapped.stages.choosing import AWAITED, HOSTED, choose, hosted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import ExitStack
 
     from overlapped._engine.callables import Described
     from overlapped._engine.crew import Crew
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from overlapped._engine.hosts import HostPort
     from overlapped._engine.job import Job
     from overlapped._engine.ports import Outcome
+    from overlapped._engine.resources import Opened
     from overlapped._engine.shape import Shape
     from overlapped.stages.base import Seat
 
@@ -153,6 +153,7 @@ class Placing:
             self._bind,
             crew.spec.name,
             clock=crew.scope.clock,
+            context=crew.scope.context,
             many=crew.spec.many,
             on_cleanup_error=crew.scope.cleanup_errors.append,
         )
@@ -165,11 +166,11 @@ class Placing:
             on_awaitable=self._found_awaitable,
         )
 
-    def _bind(self, stack: ExitStack) -> Callable[[Any], object]:
+    def _bind(self, opened: Opened) -> Callable[[Any], object]:
         """In a thread: the function with its resources, those per worker opened here."""
         given = {name: self.crew.scope.resources[name] for name in self.names if name not in self.per_worker}
         for name in self.per_worker:
-            given[name] = open_blocking(self.crew.scope.factories[name], name, stack)
+            given[name] = open_blocking(self.crew.scope.factories[name], name, opened)
         fn = functools.partial(self.fn, **given) if given else self.fn
         verb = self.crew.spec.verb
         if verb in ("map", "flat_map"):
