@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 
 import pytest
@@ -125,6 +126,52 @@ def test_a_bad_weight_is_that_items_failure(lane, ordered):
     assert report.items == 2
     (failure,) = report.failures
     assert (failure.item, type(failure.error)) == (-1, UsageError)
+
+
+@pytest.mark.parametrize("given", [-1, math.nan, math.inf, None, "much", [], ZeroDivisionError()])
+@pytest.mark.parametrize("where", ["rate", "per_key"])
+def test_a_weight_that_makes_no_sense_or_raises_is_that_items_failure(lane, ordered, given, where):
+    def weigh(n):
+        if n != 2:
+            return 1
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    rate = Rate(1000, burst=100 if where == "rate" else 1, weigh=weigh)
+    limits = {"rate": rate} if where == "rate" else {"key": lambda n: 0, "per_key": rate}
+    chain = flow([1, 2, 3]).map(in_lane(lane, same), on=lane, ordered=ordered, **limits)
+    report = chain.run(on_failure="keep")
+    assert report.items == 2
+    (failure,) = report.failures
+    assert failure.item == 2
+    if isinstance(given, Exception):
+        assert failure.error is given
+    else:
+        assert isinstance(failure.error, UsageError)
+        assert "Rate(weigh)" in str(failure.error)
+
+
+def test_no_token_is_used_early_where_timers_are(lane):
+    """uvloop's timers start from the time of the loop's last turn, so they may fire early."""
+    started: list[float] = []
+
+    def fn(n):
+        started.append(time.perf_counter())
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        on_time = loop.call_later
+
+        def early(delay, *args, **kwargs):
+            return on_time(max(0.0, delay - 0.004), *args, **kwargs)
+
+        loop.call_later = early  # type: ignore[method-assign, assignment]  # the fault that is planted
+        await flow(range(8)).map(in_lane(lane, fn), on=lane, concurrency=3, rate=Rate(100, per_s=1)).arun()
+
+    before = time.perf_counter()
+    asyncio.run(main())
+    assert all(at_s - before >= n * 0.01 - 1e-5 for n, at_s in enumerate(sorted(started)))
 
 
 def test_rates_hold_in_every_lane(lane, way, limit):

@@ -14,7 +14,7 @@ from overlapped._engine.failure import Failure
 from overlapped._engine.job import Job
 from overlapped._engine.ledger import FULL, RATE, RETRY, Places, why_busy, why_idle
 from overlapped._engine.lost import Lost, RunsOn
-from overlapped._engine.scope import cancelled_from_outside, running_task
+from overlapped._engine.scope import CLOCK_STEP_S, cancelled_from_outside, running_task
 from overlapped._engine.trays import DROPPED
 
 if TYPE_CHECKING:
@@ -414,18 +414,19 @@ class Direct:
         """Wait for the end of a pause and for a rate token; that is queueing, so no time-out runs."""
         crew = self.crew
         slot.started_s = math.inf
-        while True:
-            wait_s = crew.paused_s_left() or crew.key_paused_s_left(job)
-            if wait_s <= 0:
+        due_s = -math.inf
+        while True:  # a pause may begin meanwhile, and a timer may fire early
+            wait_s = crew.paused_s_left() or crew.key_paused_s_left(job) or due_s - crew.scope.clock()
+            if wait_s <= CLOCK_STEP_S:
                 if crew.has_token(job):
                     return
-                wait_s = crew.reserve(job)
-            if wait_s > 0:  # and a pause may begin meanwhile
-                crew.rate_waits += 1
-                try:
-                    await self._idle_for(wait_s)
-                finally:
-                    crew.rate_waits -= 1
+                due_s = crew.scope.clock() + crew.reserve(job)
+                continue
+            crew.rate_waits += 1
+            try:
+                await self._idle_for(wait_s)
+            finally:
+                crew.rate_waits -= 1
 
     def _is_beyond_limit(self) -> bool:
         """True if one more call would be too many: the limit has been lowered while this worker waited."""

@@ -13,6 +13,7 @@ from overlapped._engine.deadline import Deadline
 from overlapped._engine.job import Job
 from overlapped._engine.ledger import why_busy, why_idle
 from overlapped._engine.lost import Lost
+from overlapped._engine.scope import CLOCK_STEP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -342,7 +343,13 @@ class Ported:
         return False
 
     def _hold(self, job: Job, delay_s: float, *, is_for_rate: bool = False) -> None:
+        clock = self.crew.scope.clock
+        due_s = clock() + delay_s
+
         def due() -> None:
+            if (left_s := due_s - clock()) > CLOCK_STEP_S:  # a timer may fire early
+                self.held[job] = self.crew.scope.later(left_s, due)
+                return
             self.crew.rate_waits -= is_for_rate
             self.held.pop(job, None)
             if self._is_filled():  # the limit has been lowered: beside the next token this one would be too many
