@@ -19,12 +19,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.harness import OK, Case, combinations, in_words
+from tests.faults.harness import BUSY_KEY, OK, TELL_S, Case, combinations, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TELL_S = 8.5  # a child that hangs says where, before it is killed
 GRACE_S = 2.0  # after a bare break the run is taken down by others, soon
 
 
@@ -50,7 +49,7 @@ class _Finder(importlib.machinery.PathFinder):
 def main() -> None:
     place, params, where = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # debug mode tells of each slow callback
-    faulthandler.dump_traceback_later(TELL_S)
+    faulthandler.dump_traceback_later(TELL_S * float(os.environ.get(BUSY_KEY, "1")))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if sys.flags.optimize:
         sys.meta_path.insert(0, _Finder)
