@@ -61,3 +61,25 @@ def look_at(folder: Path, page: str, *more: str, wide: int = 1000) -> tuple[dict
     assert told, done.stderr[-2_000:]
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
     return json.loads(html.unescape(told[1])), console
+
+
+SLACK = 1.0
+"""px that boxes of two texts may share: a box includes the room above and below the letters."""
+LINE_SHARE = 0.35
+"""And the share of its height that a box may have in common with the line below it."""
+
+
+def overlaps(svg: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Texts of a picture that lie on each other, in pairs, and those that stick out of it, alone."""
+    left, top, right, bottom = svg["box"]
+    texts = svg["texts"]
+    return [
+        *((a[0], b[0]) for place, a in enumerate(texts) for b in texts[place + 1 :] if _collide(a, b)),
+        *((t[0],) for t in texts if t[1] < left - 1 or t[2] < top - 1 or t[3] > right + 1 or t[4] > bottom + 1),
+    ]
+
+
+def _collide(first: list[Any], second: list[Any]) -> bool:
+    wide = min(first[3], second[3]) - max(first[1], second[1])
+    high = min(first[4], second[4]) - max(first[2], second[2])
+    return wide > SLACK and high > LINE_SHARE * (first[4] - first[2])

@@ -17,7 +17,7 @@ from overlapped.record import Bin, Call, Decision, FailureRecord, Point, RunReco
 from overlapped.report import Report, figures, files, page
 from overlapped.report.data import NotARecord, to_dict
 from overlapped.testing import run, virtual
-from tests.browser import look_at, needs_browser
+from tests.browser import look_at, needs_browser, overlaps
 from tests.test_report import HOSTILE, OddError, failure, make_record, make_stage
 
 BAD = "<script>alert(1)</script>\x1b[31m\u202e&'\""
@@ -203,13 +203,6 @@ def test_shares_add_up_to_the_run():
 # -- in a real browser -------------------------------------------------------------------------------------------
 
 
-def overlaps(first: list[Any], second: list[Any]) -> bool:
-    slack = 2.0
-    across = min(first[3], second[3]) - max(first[1], second[1])
-    down = min(first[4], second[4]) - max(first[2], second[2])
-    return bool(across > slack and down > 0.4 * (first[4] - first[2]))
-
-
 @pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("wide", [1400, 700])
@@ -225,11 +218,7 @@ def test_in_a_browser_shapes_are_drawn_nothing_is_fetched_and_nothing_overlaps(t
     assert any("service times" in label for label in labels)
     for svg in found["svgs"]:
         assert svg["shapes"] > 3
-        for text in svg["texts"]:
-            assert svg["box"][0] - 1 <= text[1] < text[3] <= svg["box"][2] + 1, text
-            assert svg["box"][1] - 1 <= text[2] < text[4] <= svg["box"][3] + 1, text
-        texts = svg["texts"]
-        assert [(a[0], b[0]) for i, a in enumerate(texts) for b in texts[i + 1 :] if overlaps(a, b)] == []
+        assert overlaps(svg) == []
 
 
 @pytest.mark.slow

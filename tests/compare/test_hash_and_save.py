@@ -25,7 +25,7 @@ def port():
 def run(name, port, path):
     function, about = WAYS[name]
     work = {"count": COUNT, "cost": 4, "port": port, "path": path}
-    order = {"kind": "saving", "function": function.__name__, "imports": _IMPORTS, "work": work}
+    order = {"kind": "Saving", "function": function.__name__, "imports": _IMPORTS, "work": work}
     return run_once(Model(name, about, saving), order, 50)
 
 

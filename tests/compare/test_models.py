@@ -31,7 +31,7 @@ def model(request):
 
 def crawl(model, urls, concurrency=4):
     told = run_once(
-        model, {"kind": "crawl", "function": "crawl", "work": {"urls": urls, "concurrency": concurrency}}, LIMIT_S
+        model, {"kind": "Crawl", "function": "crawl", "work": {"urls": urls, "concurrency": concurrency}}, LIMIT_S
     )
     if told["status"] == "not run":  # every package is there in tests: only the kernel may say no
         assert model.name == "completion"
@@ -129,7 +129,7 @@ def paths(tmp_path_factory):
 
 def read(model, paths):
     work = {"paths": paths, "concurrency": 4}
-    return run_once(model, {"kind": "files", "function": "files", "work": work}, LIMIT_S)
+    return run_once(model, {"kind": "Files", "function": "files", "work": work}, LIMIT_S)
 
 
 @pytest.mark.parametrize("model", READERS, ids=lambda model: model.name)

@@ -6,8 +6,6 @@ import importlib.util
 import json
 import math
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -19,6 +17,7 @@ from overlapped.compare.catalog import all_models
 from overlapped.compare.comparison import Comparison
 from overlapped.compare.picture import _longest, picture
 from overlapped.compare.runner import Once, Row
+from tests.browser import look_at, needs_browser, overlaps
 from tests.test_cli import overlapped
 
 HOSTILE = "<script>alert(1)</script> \x1b[31m"
@@ -119,76 +118,22 @@ def test_each_kind_of_file_is_written(tmp_path):
 
 # In a real browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PROBE = """<script>
-const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
-const svg = document.querySelector("svg");
-const found = {
-  texts: [...svg.querySelectorAll("text")].map(e => [e.textContent, ...box(e)]),
-  svg: box(svg), wide: document.documentElement.scrollWidth, window: innerWidth,
-  bars: svg.querySelectorAll('rect[height="16"]').length,
-  fetched: performance.getEntriesByType("resource").map(e => e.name),
-  paper: getComputedStyle(document.body).backgroundColor,
-};
-document.title = "found:" + JSON.stringify(found).replaceAll("<", "(");
-</script>"""
 
-
-def in_browser(tmp_path, wide, zoom, *more):
-    """What a browser makes of the page: `wide` CSS pixels at `zoom` device pixels each."""
-    assert CHROMIUM is not None
-    file = tmp_path / "page.html"
-    file.write_text(page.page(made()).replace("</body>", PROBE + "</body>"))
-    options = (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-        *(
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--window-size={wide},900",
-            f"--force-device-scale-factor={zoom}",
-        ),
-    )
-    done = subprocess.run(
-        [CHROMIUM, *options, *more, "--dump-dom", file.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    told = re.search(r"<title>found:(.*?)</title>", done.stdout, re.DOTALL)
-    assert told, done.stderr[-2_000:]
-    return json.loads(told[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").replace("&nbsp;", " "))
-
-
-def overlaps(first, second):
-    slack = 1.0  # boxes include the room above and below the letters
-    return min(first[3], second[3]) - max(first[1], second[1]) > slack and min(first[4], second[4]) - max(
-        first[2], second[2]
-    ) > 0.35 * (first[4] - first[2])
-
-
+@needs_browser
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
 @pytest.mark.parametrize(("wide", "zoom"), [(1600, 0.8), (640, 2)])
 def test_in_a_browser_nothing_overlaps_and_nothing_is_fetched(tmp_path, wide, zoom):
-    found = in_browser(tmp_path, wide, zoom)
-    ran = [row for row in made().rows if row.runs]
-    assert found["bars"] == len(ran)
-    assert found["fetched"] == []
+    found, console = look_at(tmp_path, page.page(made()), f"--force-device-scale-factor={zoom}", wide=wide)
+    assert (found["fetched"], console) == ([], "")
     assert found["wide"] <= found["window"]
-    left, top, right, bottom = found["svg"]
-    texts = found["texts"]
-    names = {text[0] for text in texts}
-    assert names >= {model.name for model in all_models()}
-    for text in texts:
-        assert left - 1 <= text[1] < text[3] <= right + 1, text
-        assert top - 1 <= text[2] < text[4] <= bottom + 1, text
-    colliding = [(a[0], b[0]) for i, a in enumerate(texts) for b in texts[i + 1 :] if overlaps(a, b)]
-    assert colliding == []
+    (svg,) = found["svgs"]
+    assert {text[0] for text in svg["texts"]} >= {model.name for model in all_models()}
+    assert overlaps(svg) == []
 
 
+@needs_browser
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
 def test_in_a_browser_the_page_follows_the_readers_scheme(tmp_path):
-    assert in_browser(tmp_path, 1_000, 1)["paper"] == "rgb(255, 255, 255)"
-    assert in_browser(tmp_path, 1_000, 1, "--blink-settings=preferredColorScheme=0")["paper"] == "rgb(20, 23, 28)"
+    assert look_at(tmp_path, page.page(made()))[0]["paper"] == "rgb(255, 255, 255)"
+    dark, _ = look_at(tmp_path, page.page(made()), "--blink-settings=preferredColorScheme=0")
+    assert dark["paper"] == "rgb(20, 23, 28)"

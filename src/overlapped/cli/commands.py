@@ -88,6 +88,8 @@ Examples:
   overlapped compare -o models.html
   overlapped compare --workload files
   overlapped compare --workload hash-and-save
+  overlapped compare --workload sweep      how many in flight?
+  overlapped compare --workload pipeline   how many in a batch?
   overlapped compare http://localhost:8000/
 """
 
@@ -236,34 +238,53 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 
 @overlapped.command(help=COMPARE_HELP, short_help="Every I/O model on the same work.")
 @_common
-@click.option("--workload", type=click.Choice(["crawl", "files", "hash-and-save"]), default="crawl", show_default=True)
+@click.option(
+    "--workload",
+    type=click.Choice(["crawl", "files", "hash-and-save", "sweep", "pipeline"]),
+    default="crawl",
+    show_default=True,
+)
 @click.option("-m", "--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
 @click.option(
     "--requests",
     type=click.IntRange(min=1),
     metavar="N",
-    show_default="400; 100 with URL; 2000 files; 200 hashes",
+    show_default="400; 100 with URL; 2000 files; 200 hashes; 1000 in a sweep",
     help="Pieces of work.",
 )
 @click.option(
     "--delay",
     "delay_s",
     type=click.FloatRange(min=0, max=60),
-    show_default="0.1",
+    show_default="0.1; 0.01 in a pipeline",
     metavar="S",
     help="How late each answer is.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 10_000),
-    show_default="100; 10 with URL; 16 files",
+    show_default="100; 10 with URL; 16 files; 1000",
     metavar="C",
-    help="In flight, for models that need the number.",
+    help="In flight, for models that need the number; the most of a sweep.",
 )
-@click.option("--repeat", type=click.IntRange(1, 100), show_default="3", help="Runs of each model.")
+@click.option("--repeat", type=click.IntRange(1, 100), show_default="3; 1 in a pipeline", help="Runs of each model.")
 @click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
 @click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
 @click.option("-o", "out", metavar="FILE", help="Also write a page (.html), a picture (.svg) or data (.json).")
+@click.option(
+    "--postgres",
+    default="host=127.0.0.1 dbname=test",
+    show_default=True,
+    metavar="DSN",
+    help="PostgreSQL of a pipeline: a table is made and dropped there.",
+)
+@click.option(
+    "--redis",
+    default="redis://127.0.0.1:6379",
+    show_default=True,
+    metavar="URL",
+    help="Redis of a pipeline: keys overlapped:compare:* are set and deleted there.",
+)
 @click.argument("url", required=False)
 def compare(**given: Any) -> int:
     """`overlapped compare`."""

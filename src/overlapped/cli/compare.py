@@ -15,7 +15,7 @@ from overlapped.cli.signals import Signals
 from overlapped.compare import page
 from overlapped.compare.base import INSTALL, ComparisonError
 from overlapped.compare.catalog import chosen_models
-from overlapped.compare.workloads import crawl, files, hash_and_save, url
+from overlapped.compare.workloads import crawl, files, hash_and_save, pipeline, sweep, url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +42,8 @@ class Asked:
         whole: nothing is measured on a part.
         yes: more than `MOST_UNASKED` requests may be sent to another machine.
         out: a file to write.
+        postgres: where PostgreSQL is, as libpq reads it.
+        redis: where Redis is, a URL.
     """
 
     workload: str
@@ -54,6 +56,8 @@ class Asked:
     whole: bool
     yes: bool
     out: str | None
+    postgres: str
+    redis: str
 
 
 def run_compare(asked: Asked, common: Common) -> int:
@@ -121,14 +125,42 @@ def _files(asked: Asked, on_run: Callable[[str], None]) -> Result:
 
 
 def _hash_and_save(asked: Asked, on_run: Callable[[str], None]) -> Result:
-    if asked.models:
-        raise Problem("hash-and-save compares ways of one job, not models: leave out -m")
+    _without_models(asked, "ways of one job")
     wanted = hash_and_save.Wanted(
         **_given(items=asked.requests, repeat=asked.repeat),
         delay_s=0.1 if asked.delay_s is None else asked.delay_s,
         whole=asked.whole,
     )
     return hash_and_save.compare(wanted, on_run)
+
+
+def _sweep(asked: Asked, on_run: Callable[[str], None]) -> Result:
+    _without_models(asked, "numbers in flight")
+    wanted = sweep.Wanted(
+        **_given(requests=asked.requests, most=asked.concurrency, repeat=asked.repeat),
+        delay_s=0.1 if asked.delay_s is None else asked.delay_s,
+        whole=asked.whole,
+    )
+    return sweep.compare(wanted, on_run)
+
+
+def _pipeline(asked: Asked, on_run: Callable[[str], None]) -> Result:
+    _without_models(asked, "sizes of batches")
+    if asked.concurrency is not None:
+        raise Problem("pipeline has one call in flight, so that nothing but the size differs: leave out --concurrency")
+    wanted = pipeline.Wanted(
+        rows=asked.requests or pipeline.MOST_ROWS,
+        repeat=asked.repeat or 1,
+        delay_s=0.01 if asked.delay_s is None else asked.delay_s,
+        postgres=asked.postgres,
+        redis=asked.redis,
+    )
+    return pipeline.compare(wanted, on_run)
+
+
+def _without_models(asked: Asked, what: str) -> None:
+    if asked.models:
+        raise Problem(f"{asked.workload} compares {what}, not models: leave out -m")
 
 
 def _given(**options: int | None) -> dict[str, int]:
@@ -140,4 +172,6 @@ WORKLOADS: dict[str, Callable[[Asked, Callable[[str], None]], Result]] = {
     "crawl": _crawl,
     "files": _files,
     "hash-and-save": _hash_and_save,
+    "sweep": _sweep,
+    "pipeline": _pipeline,
 }

@@ -7,6 +7,7 @@ import sys
 import traceback
 from enum import IntEnum
 
+from overlapped.report import whole
 from overlapped.report.plain import cut, escape
 
 MESSAGE_CHARS = 500
@@ -54,7 +55,7 @@ def write_stdout(line: str) -> None:
         Problem: it does not get there (BrokenPipeError comes out as itself: nobody wants it).
     """
     try:
-        print(line, flush=True)
+        whole.write_stdout(f"{line}\n")
     except BrokenPipeError:
         raise
     except OSError as error:

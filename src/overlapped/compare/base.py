@@ -76,6 +76,7 @@ class Work:
         vain_asks: how often the kernel was asked for something that was not there yet.
         found: the limit that a model found by itself, if it did.
         notes: what else it has to say about its run.
+        figures: numbers of its own, by name.
     """
 
     def __init__(self, count: int, concurrency: int) -> None:
@@ -86,6 +87,7 @@ class Work:
         self.vain_asks = 0
         self.found: int | None = None
         self.notes: list[str] = []
+        self.figures: dict[str, float] = {}
         self.start_s = 0.0
 
     def __len__(self) -> int:

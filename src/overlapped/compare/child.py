@@ -12,9 +12,12 @@ import json
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from overlapped.compare.base import INSTALL, BadAnswerError, Crawl, Files, NotRunError, Usage, Work
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def main() -> int:
@@ -29,7 +32,9 @@ def main() -> int:
         told = {"status": "failed", "reason": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a model raises is told by the one who started it
         told = {"status": "failed", "reason": _said(error)}
-    print(json.dumps(told), flush=True)
+    from overlapped.report.whole import write_stdout  # not before: a model's memory is not ours
+
+    write_stdout(json.dumps(told) + "\n")
     return 0
 
 
@@ -42,7 +47,7 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
         except ImportError:
             name = package.partition(".")[0]
             raise NotRunError(f"{name} is not installed: {INSTALL}") from None
-    work = made(order)
+    work = made(order, module)
     gc.collect()
     before = Usage.now()
     work.start()
@@ -64,18 +69,14 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
         "began_s": [round(at, 5) for at in work.began_s],
         "ended_s": [round(at, 5) for at in work.ended_s],
         "notes": work.notes,
+        "figures": work.figures,
     }
 
 
-def made(order: dict[str, Any]) -> Work:
-    """The work that was ordered."""
-    if order["kind"] == "crawl":
-        return Crawl(**order["work"])
-    if order["kind"] == "files":
-        return Files(**order["work"])
-    from overlapped.compare.workloads.saving import Saving
-
-    return Saving(**order["work"])
+def made(order: dict[str, Any], module: ModuleType) -> Work:
+    """The work that was ordered: of a kind that all models know, or that its own module does."""
+    kind: type[Work] = {"Crawl": Crawl, "Files": Files}.get(order["kind"]) or getattr(module, order["kind"])
+    return kind(**order["work"])
 
 
 def peak_rss_bytes() -> int:

@@ -48,6 +48,7 @@ class Once:
         began_s: when each piece began, s since the start.
         ended_s: when each piece ended.
         notes: what else the model says.
+        figures: numbers of its own, by name.
     """
 
     seconds: float
@@ -61,6 +62,7 @@ class Once:
     began_s: list[float]
     ended_s: list[float]
     notes: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
 
     def in_flight(self) -> int:
         """Most pieces at once."""
@@ -144,8 +146,11 @@ def run_models(
     repeat: int,
     limit_s: Callable[[Row], float],
     on_run: Callable[[str], None],
+    name: Callable[[Row], str] = lambda row: row.name,
 ) -> None:
     """Run each row `repeat` times, all in turn: what disturbs the machine disturbs all of them.
+
+    `on_run` is told what is run next, by its `name`.
 
     Raises:
         ComparisonError: a model failed or hangs.
@@ -154,7 +159,7 @@ def run_models(
         for row in rows:
             if row.status != "ok":
                 continue
-            on_run(f"{row.name}" + (f", run {number + 1} of {repeat}" if repeat > 1 else ""))
+            on_run(name(row) + (f", run {number + 1} of {repeat}" if repeat > 1 else ""))
             told = run_once(row.model, order(row), limit_s(row))
             if told["status"] == "not run":
                 row.status, row.reason = "not run", told["reason"]

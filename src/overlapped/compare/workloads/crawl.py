@@ -108,7 +108,7 @@ def run_rows(rows: Sequence[Row], urls: list[str], wanted: Wanted, on_run: Calla
 
     def order(row: Row) -> dict[str, Any]:
         work = {"urls": urls[: row.count], "concurrency": wanted.concurrency}
-        return {"kind": "crawl", "function": "crawl", "work": work}
+        return {"kind": "Crawl", "function": "crawl", "work": work}
 
     run_models(
         rows,

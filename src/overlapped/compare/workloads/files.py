@@ -66,7 +66,7 @@ def _one(
     def order(_: Row) -> dict[str, Any]:
         before()
         work = {"paths": paths, "concurrency": wanted.concurrency}
-        return {"kind": "files", "function": "files", "work": work}
+        return {"kind": "Files", "function": "files", "work": work}
 
     run_models(
         rows,

@@ -64,7 +64,7 @@ def compare(wanted: Wanted, on_run: Callable[[str], None] = lambda _: None) -> C
 
         def order(row: Row) -> dict[str, Any]:
             work = {"count": row.count, "cost": wanted.cost, "port": port, "path": f"/save?delay={wanted.delay_s:g}"}
-            return {"kind": "saving", "function": WAYS[row.name][0].__name__, "imports": _IMPORTS, "work": work}
+            return {"kind": "Saving", "function": WAYS[row.name][0].__name__, "imports": _IMPORTS, "work": work}
 
         run_models(rows, order, repeat=wanted.repeat, limit_s=lambda _: LIMIT_S, on_run=on_run)
     check_same(rows, None)
