@@ -82,4 +82,4 @@ def overlaps(svg: dict[str, Any]) -> list[tuple[str, ...]]:
 def _collide(first: list[Any], second: list[Any]) -> bool:
     wide = min(first[3], second[3]) - max(first[1], second[1])
     high = min(first[4], second[4]) - max(first[2], second[2])
-    return wide > SLACK and high > LINE_SHARE * (first[4] - first[2])
+    return bool(wide > SLACK and high > LINE_SHARE * (first[4] - first[2]))

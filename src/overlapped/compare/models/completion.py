@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from overlapped.compare.base import About, NotRunError
 from overlapped.compare.wire import Answer
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
     from overlapped.compare.base import Crawl, Files
@@ -40,6 +41,7 @@ class Operations:
         self._api: Any = liburing
         self._ring = liburing.Ring()
         self._done: Any = liburing.Cqe()
+        self._under_way = 0
         try:
             liburing.io_uring_queue_init(min(entries, MOST_ENTRIES), self._ring)
         except OSError as error:
@@ -59,12 +61,18 @@ class Operations:
         if not self._api.io_uring_cq_ready(self._ring):
             self._api.io_uring_submit_and_wait(self._ring, 1)
         self._api.io_uring_wait_cqe(self._ring, self._done)
+        self._under_way -= 1
         entry = self._done[0]
-        name, result = entry.user_data, entry.res
-        self._api.io_uring_cqe_seen(self._ring, entry)
-        return name, result
+        try:
+            return entry.user_data, entry.res
+        finally:
+            self._api.io_uring_cqe_seen(self._ring, entry)
 
     def close(self) -> None:
+        """Wait until the kernel is done with every buffer: afterwards it is somebody else's memory."""
+        while self._under_way:
+            with suppress(OSError):
+                self.wait()
         self._api.io_uring_queue_exit(self._ring)
 
     def _place(self, name: int) -> Any:
@@ -73,6 +81,7 @@ class Operations:
             self._api.io_uring_submit(self._ring)
             place = self._api.io_uring_get_sqe(self._ring)
         place.user_data = name
+        self._under_way += 1
         return place
 
 
@@ -91,6 +100,10 @@ class Page:
         self.connection.close()
         return False
 
+    def hang_up(self) -> None:
+        with suppress(OSError):  # it is closed already
+            self.connection.shutdown(socket.SHUT_RDWR)
+
 
 def crawl(work: Crawl) -> None:
     """For each connection one operation is always under way; what is done decides which one comes next."""
@@ -100,24 +113,28 @@ def crawl(work: Crawl) -> None:
     going = sum(page.next(work, numbers) for page in pages)
     for name, page in enumerate(pages):
         operations.send(page.connection, page.unsent, name)
-    while going:
-        name, count = operations.wait()
-        page = pages[name]
-        if page.unsent:
-            page.unsent = page.unsent[count:]
-        elif page.answer.feed(page.buffer[:count]):
-            work.end(page.number, page.answer.body())
-            if not page.answer.keeps:
-                page.connection.close()
-                page.connection = work.connect()
-            if not page.next(work, numbers):
-                going -= 1
-                continue
-        if page.unsent:
-            operations.send(page.connection, page.unsent, name)
-        else:
-            operations.receive(page.connection, page.buffer, name)
-    operations.close()
+    try:
+        while going:
+            name, count = operations.wait()
+            page = pages[name]
+            if page.unsent:
+                page.unsent = page.unsent[count:]
+            elif page.answer.feed(page.buffer[:count]):
+                work.end(page.number, page.answer.body())
+                if not page.answer.keeps:
+                    page.connection.close()
+                    page.connection = work.connect()
+                if not page.next(work, numbers):
+                    going -= 1
+                    continue
+            if page.unsent:
+                operations.send(page.connection, page.unsent, name)
+            else:
+                operations.receive(page.connection, page.buffer, name)
+    finally:
+        for page in pages:
+            page.hang_up()
+        operations.close()
 
 
 def files(work: Files) -> None:

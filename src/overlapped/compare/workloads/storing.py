@@ -138,18 +138,18 @@ def postgresql(work: Storing) -> None:
     except psycopg.Error as error:
         raise NotRunError(_first_line(error)) from error
     table = f"overlapped_compare_{os.getpid()}"
+    insert = f"insert into {table} select * from unnest(%s::int[], %s::text[])"  # noqa: S608 - a name of ours
     with closing(connection):
-        connection.execute(f"create table {table} (number int, words text)")  # type: ignore[arg-type,unused-ignore]  # a name of ours, not a literal
+        connection.execute(f"create table {table} (number int, words text)".encode())
 
         def save(batch: Sequence[int]) -> int:
             values = (list(batch), [f"{ROW}{number}" for number in batch])
-            insert = f"insert into {table} select * from unnest(%s::int[], %s::text[])"  # noqa: S608 - a name of ours
-            return connection.execute(insert, values).rowcount  # type: ignore[arg-type,unused-ignore]  # as above
+            return connection.execute(insert.encode(), values).rowcount
 
         try:
             work.run(save)
         finally:
-            connection.execute(f"drop table {table}")  # type: ignore[arg-type,unused-ignore]  # as above
+            connection.execute(f"drop table {table}".encode())
 
 
 def redis(work: Storing) -> None:
