@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from overlapped.compare.catalog import all_models
+from tests.browser import look_at, needs_browser, overlaps
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = [DOCS / "io-models.md", DOCS / "ko" / "io-models.md"]
@@ -45,3 +46,18 @@ def test_the_english_page_repeats_what_the_models_say_and_both_show_the_same_fig
 
 def table(page):
     return [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(("wide", "zoom"), [(1600, 0.8), (640, 2)])
+@pytest.mark.parametrize("name", ["io-models", "sweep", "pipelining"])
+def test_in_a_browser_nothing_overlaps_in_the_pictures_of_the_documentation(tmp_path, name, wide, zoom):
+    drawn = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
+    shown = (
+        f"<!doctype html><style>body{{margin:0}}svg{{display:block;width:100%;height:auto}}</style><body>{drawn}</body>"
+    )
+    found, _ = look_at(tmp_path, shown, f"--force-device-scale-factor={zoom}", wide=wide)
+    (svg,) = found["svgs"]
+    assert len(svg["texts"]) > 20
+    assert overlaps(svg) == []

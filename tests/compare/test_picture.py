@@ -14,7 +14,7 @@ import pytest
 from overlapped.compare import page
 from overlapped.compare.base import ComparisonError
 from overlapped.compare.catalog import all_models
-from overlapped.compare.comparison import Comparison
+from overlapped.compare.comparison import Comparison, Several
 from overlapped.compare.picture import _longest, picture
 from overlapped.compare.runner import Once, Row
 from tests.browser import look_at, needs_browser, overlaps
@@ -122,13 +122,15 @@ def test_each_kind_of_file_is_written(tmp_path):
 @needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize(("wide", "zoom"), [(1600, 0.8), (640, 2)])
-def test_in_a_browser_nothing_overlaps_and_nothing_is_fetched(tmp_path, wide, zoom):
-    found, console = look_at(tmp_path, page.page(made()), f"--force-device-scale-factor={zoom}", wide=wide)
+@pytest.mark.parametrize("shown", [made(), Several("files", [made(), made(bound_s=math.nan)])], ids=["one", "several"])
+def test_in_a_browser_nothing_overlaps_and_nothing_is_fetched(tmp_path, shown, wide, zoom):
+    found, console = look_at(tmp_path, page.page(shown), f"--force-device-scale-factor={zoom}", wide=wide)
     assert (found["fetched"], console) == ([], "")
     assert found["wide"] <= found["window"]
-    (svg,) = found["svgs"]
-    assert {text[0] for text in svg["texts"]} >= {model.name for model in all_models()}
-    assert overlaps(svg) == []
+    assert len(found["svgs"]) == len(shown.sections())
+    for svg in found["svgs"]:
+        assert {text[0] for text in svg["texts"]} >= {model.name for model in all_models()}
+        assert overlaps(svg) == []
 
 
 @needs_browser

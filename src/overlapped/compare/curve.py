@@ -177,6 +177,6 @@ def _cells(name: str, spot: Spot, curve: Curve, more: str) -> tuple[str, ...]:
         f"{spot.per_s:,.0f}" if spot.per_s >= 10 else f"{spot.per_s:.2g}",
         f"{spot.per_s / curve.best.per_s:.0%}",
         seconds(spot.call_s),
-        f"{spot.cpu_s * 1e6:.3g} us",
+        seconds(spot.cpu_s) if spot.cpu_s >= 1e-4 else f"{spot.cpu_s * 1e6:.3g} us",
         f"{spot.peak_rss_bytes / 2**20:,.0f} MiB",
     )

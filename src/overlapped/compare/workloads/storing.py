@@ -48,8 +48,9 @@ class Storing(Work):
 
     def batches(self, size: int) -> Iterator[Sequence[int]]:
         """Numbers of rows in batches of `size`, until the time is over."""
+        end_s = time.perf_counter() + self.lasts_s
         for first in range(0, self.most, size):
-            if self._is_over():
+            if time.perf_counter() >= end_s:
                 return
             yield range(first, min(first + size, self.most))
 
@@ -94,30 +95,29 @@ class Storing(Work):
         """The flow: one call at a time, and no size."""
         from overlapped import flow
 
+        end_s = time.perf_counter() + self.lasts_s
         async with flow(range(self.most)).batch().map(call, concurrency=1).open() as calls:
             async for _ in calls:
-                if self._is_over():
+                if time.perf_counter() >= end_s:
                     calls.drain()
         self.found = max(stage.batch_size for stage in calls.report.record.stages)
 
-    def _is_over(self) -> bool:
-        return time.perf_counter() - self.start_s >= self.lasts_s
-
     def _sum_up(self) -> None:
         """Rates are those of the second half, once a size is found; of a given size both halves are alike."""
-        half_s = self.ended_s[-1] / 2 if self.size is None else 0.0
+        half_s = (self.began_s[0] + self.ended_s[-1]) / 2 if self.size is None else 0.0
         late = [place for place, began_s in enumerate(self.began_s) if began_s >= half_s] or [len(self.rows) - 1]
         spent_s = self.ended_s[-1] - self.began_s[late[0]]
         self.figures["rows"] = sum(self.rows)
         self.figures["rows_per_s"] = sum(self.rows[place] for place in late) / spent_s
-        self.figures["whole_per_s"] = sum(self.rows) / self.ended_s[-1]
+        self.figures["whole_per_s"] = sum(self.rows) / (self.ended_s[-1] - self.began_s[0])
         self.figures["call_s"] = sum(self.ended_s[place] - self.began_s[place] for place in late) / len(late)
 
 
 def sqlite(work: Storing) -> None:
     """A transaction a batch, in a file: each waits until the disk has it."""
+    if os.path.exists(work.at):  # what the run before has stored: to drop it would take longer
+        os.remove(work.at)
     with closing(sqlite3.connect(work.at, check_same_thread=False, isolation_level=None)) as database:
-        database.execute("drop table if exists rows")
         database.execute("create table rows (number integer, words text)")
 
         def save(batch: Sequence[int]) -> int:
