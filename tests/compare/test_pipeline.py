@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 
 import pytest
 
-from overlapped.compare.base import About
+from overlapped.compare.base import About, NotRunError
 from overlapped.compare.catalog import Model
 from overlapped.compare.runner import run_once
 from overlapped.compare.server import running_server
@@ -21,16 +22,33 @@ REDIS = "redis://127.0.0.1:6379"
 
 
 @pytest.fixture(scope="module")
+def schema():
+    """Where the tests make tables in PostgreSQL, if there is one: tests of another Python may run beside these."""
+    import psycopg
+
+    name = f"overlapped_tests_{os.getpid()}"
+    try:
+        connection = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
+    except psycopg.Error:
+        yield name
+        return
+    with connection:
+        connection.execute(f"create schema {name}".encode())
+        yield name
+        connection.execute(f"drop schema {name} cascade".encode())
+
+
+@pytest.fixture(scope="module")
 def port():
     with running_server() as port:
         yield port
 
 
 @pytest.fixture
-def places(port, tmp_path):
+def places(port, tmp_path, schema):
     return {
         "SQLite": str(tmp_path / "rows.db"),
-        "PostgreSQL": POSTGRES,
+        "PostgreSQL": f"{POSTGRES} options=-csearch_path={schema}",
         "Redis": REDIS,
         "HTTP": f"http://127.0.0.1:{port}/save",
     }
@@ -84,22 +102,33 @@ def test_every_row_is_stored_once_in_batches_of_the_size_or_of_the_one_that_is_f
         database.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["PostgreSQL", "Redis"])
-def test_nothing_is_left_behind_in_a_service(name, places):
-    stored(name, places, 10)
-    if name == "PostgreSQL":
-        import psycopg
+def here(name, at, monkeypatch):
+    """Store in this process, with names of its own: other tests may run beside this one."""
+    monkeypatch.setattr(storing, "KEY", f"overlapped:tests:{os.getpid()}:")
+    work = storing.Storing(10, 60.0, 100, at)
+    work.start()
+    try:
+        SERVICES[name][0](work)
+    except NotRunError as reason:
+        pytest.skip(f"{name}: {reason}")
+    assert sum(work.rows) == 100
 
-        with psycopg.connect(POSTGRES) as connection:
-            left = connection.execute("select count(*) from pg_tables where tablename like 'overlapped_compare_%'")
-            assert left.fetchone() == (0,)
-    else:
-        from redis import Redis
 
-        client = Redis.from_url(REDIS)
-        assert list(client.scan_iter("overlapped:compare:*")) == []
-        client.close()
+def test_no_table_is_left_in_postgresql(places, schema, monkeypatch):
+    import psycopg
+
+    here("PostgreSQL", places["PostgreSQL"], monkeypatch)
+    with psycopg.connect(POSTGRES) as connection:
+        left = connection.execute("select count(*) from pg_tables where schemaname = %s", [schema])
+        assert left.fetchone() == (0,)
+
+
+def test_no_key_is_left_in_redis(monkeypatch):
+    from redis import Redis
+
+    here("Redis", REDIS, monkeypatch)
+    with Redis.from_url(REDIS) as client:
+        assert list(client.scan_iter(f"{storing.KEY}*")) == []
 
 
 def test_it_ends_when_the_time_is_over(places):
@@ -134,6 +163,21 @@ def test_a_service_that_is_not_there_is_a_row_with_the_reason(nobody):
     lines = made.text().splitlines()
     assert any(line.startswith("PostgreSQL  not run: ") and "refused" in line for line in lines)
     assert any(line.startswith("Redis  not run: ") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_service_that_takes_no_rows_is_a_row_with_the_reason(tmp_path):
+    wanted = Wanted(postgres=f"{POSTGRES} options=-csearch_path=there_is_none", redis="")
+    assert pipeline._missing("PostgreSQL", wanted, wanted.postgres) != ""
+    assert "unable to open database file" in pipeline._missing("SQLite", wanted, str(tmp_path / "no" / "rows.db"))
+
+
+@pytest.mark.slow
+def test_a_service_that_never_answers_is_a_row_with_the_reason():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        told = store("Redis", at, 1, most=1)
+    assert told == {"status": "not run", "reason": "no answer within 3 s"}
 
 
 def test_a_missing_package_is_a_reason_with_the_line_to_install(monkeypatch):

@@ -22,6 +22,8 @@ ROW: Final = "a row as small as rows often are: some words and a number, "
 """What is stored, with the number behind it."""
 CONNECT_S = 3
 """How long a service may take to answer before it counts as not there."""
+KEY = "overlapped:compare:"
+"""What our keys in Redis begin with."""
 KEYS = 10_000
 """Different keys in Redis: the number of those left behind by a run that is killed."""
 KEY_LIVES_S = 600
@@ -163,16 +165,19 @@ def redis(work: Storing) -> None:
         async def save(batch: Sequence[int]) -> int:
             pipe = client.pipeline(transaction=False)
             for number in batch:
-                pipe.set(f"overlapped:compare:{number % KEYS}", f"{ROW}{number}", ex=KEY_LIVES_S)
+                pipe.set(f"{KEY}{number % KEYS}", f"{ROW}{number}", ex=KEY_LIVES_S)
             return sum(map(bool, await pipe.execute()))
 
         try:
-            await client.ping()
+            async with asyncio.timeout(CONNECT_S):
+                await client.ping()
+        except TimeoutError as error:
+            raise NotRunError(f"no answer within {CONNECT_S} s") from error
         except (RedisError, OSError) as error:
             raise NotRunError(_first_line(error)) from error
         try:
             await work.arun(save)
-            await client.delete(*(f"overlapped:compare:{number}" for number in range(KEYS)))
+            await client.delete(*(f"{KEY}{number}" for number in range(KEYS)))
         finally:
             await client.aclose()
 
