@@ -51,7 +51,7 @@ def table(page):
 @needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize(("wide", "zoom"), [(1600, 0.8), (640, 2)])
-@pytest.mark.parametrize("name", ["io-models", "sweep", "pipelining"])
+@pytest.mark.parametrize("name", ["io-models", "hash-and-save", "sweep", "pipelining"])
 def test_in_a_browser_nothing_overlaps_in_the_pictures_of_the_documentation(tmp_path, name, wide, zoom):
     drawn = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
     shown = (
