@@ -4,7 +4,8 @@
 - *Hold*: 1.2 times what is needed, since too low a limit costs throughput and too high a one only time; without that
   headroom where it was measured to hurt. After some time, or at once when the service time changes, it probes.
 - *Probe* (`probe.py`): two limits in turn. Up by half; down when service times tell of a queue (1.25 times those
-  at low load), by so much as they tell. What pays is kept and tried further in the same direction.
+  at low load), by so much as they tell. What pays is kept and tried further in the same direction. A step up that
+  costs throughput is a cliff: the largest limit below it is found by bisection, and the cliff looked at again later.
 
 Three things that look alike are kept apart, as each wants another answer:
 
@@ -39,7 +40,7 @@ _UP, _UP_SPREAD, _UP_MOST = 1.5, 2.0, 2.0
 _SPREAD_CV2 = 2.5  # from which steps up are larger, to show above the noise
 _DOWN, _DOWN_MOST = 1.35, 3.0
 _SMALLEST = 1.2  # step of an experiment
-_SMALLEST_NEAR_CLIFF = 1.1
+_SMALLEST_NEAR_CLIFF = 1.05
 _QUEUED = 1.25  # times r0: service times that tell of a queue
 _NO_QUEUE = 0.7  # elasticity from which there is none
 _COSTS = 0.1  # elasticity below minus this: more costs throughput
@@ -87,6 +88,7 @@ class Concurrency:
         self._has_looked_down = self._has_looked_up = False
         self._no_up_until_s = -math.inf
         self._no_up_s = _NO_UP_FIRST_S
+        self._hurts_at = math.inf  # the smallest limit seen to cost throughput
         # refusals
         self._refusals = Refusals()
         self._reopening: Reopening | None = None
@@ -188,6 +190,7 @@ class Concurrency:
         self._quiet = 0
         if after.mean_s < before.mean_s:
             self._no_up_until_s = -math.inf
+            self._hurts_at = math.inf
         self._start_probe(now_s, after, is_up=True)
 
     # -- probe -------------------------------------------------------------------------------------
@@ -196,6 +199,8 @@ class Concurrency:
         self._held = window
         self._has_looked_down, self._has_looked_up = not is_up, is_up
         self._step = _UP_SPREAD if window.cv2 > _SPREAD_CV2 else _UP
+        if self._base < self._hurts_at < self._base * self._step:
+            self._step = self._hurts_at / self._base  # is the cliff still there?
         queue = window.mean_s / self._r0_s / 1.3 if self._r0_s else 1.0
         self._down_step = max(_DOWN, min(_DOWN_MOST, queue))
         self._probe(now_s, window.mean_s, is_up=is_up)
@@ -203,8 +208,8 @@ class Concurrency:
     def _probe(self, now_s: float, mean_s: float, *, is_up: bool) -> None:
         base = int(self._bounded(round(self._base)))
         if is_up:
-            candidate = int(self._bounded(math.ceil(base * self._step)))
-            is_possible = candidate >= base * 1.05 and candidate > base and now_s >= self._no_up_until_s
+            candidate = int(self._bounded(math.ceil(base * self._step - 1e-9)))
+            is_possible = candidate >= base * _SMALLEST_NEAR_CLIFF and now_s >= self._no_up_until_s
         else:
             candidate = max(1, int(base / self._down_step))
             is_possible = candidate < base
@@ -245,33 +250,56 @@ class Concurrency:
     def _go_on(self, now_s: float, verdict: Verdict, candidate: int) -> None:
         """What follows from a verdict."""
         if verdict.accepted:
-            self._quiet = 0
-            self._base = float(candidate)
-            self._step = min(_UP_MOST, self._step * 1.4)
-            self._probe(now_s, verdict.candidate.mean_s, is_up=self._is_up)
-        elif self._is_up:
-            if verdict.e < min(-_COSTS, -3 * verdict.se):
-                self._headroom = 1.0  # what is above is no good place to be
-                self._step = math.sqrt(self._step)
-                if self._step >= _SMALLEST_NEAR_CLIFF:
-                    self._probe(now_s, verdict.base.mean_s, is_up=True)
-                    return
-                self._no_up_until_s = now_s + self._no_up_s
-                self._no_up_s = min(_NO_UP_MOST_S, 2 * self._no_up_s)
+            self._accept(now_s, verdict, candidate)
+        elif not self._is_up:
+            self._go_on_after_down(now_s, verdict)
+        elif not (verdict.e < min(-_COSTS, -3 * verdict.se) and self._back_off(now_s, verdict, candidate)):
             if not self._has_looked_down and self._is_queued(verdict.base.mean_s):
                 self._has_looked_down = True
                 self._probe(now_s, verdict.base.mean_s, is_up=False)
-                return
-            self._end_probe(now_s)
-        else:
-            self._knows_r0 = True
-            self._down_step = math.sqrt(self._down_step)
-            if verdict.e >= _NO_QUEUE and not self._has_looked_up:
-                self._probe(now_s, verdict.base.mean_s, is_up=True)  # throughput follows the limit: so more may pay
-            elif self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
-                self._probe(now_s, verdict.base.mean_s, is_up=False)
             else:
                 self._end_probe(now_s)
+
+    def _accept(self, now_s: float, verdict: Verdict, candidate: int) -> None:
+        """Hold the candidate from now on, and look further in the same direction."""
+        self._quiet = 0
+        self._base = float(candidate)
+        if not self._is_up or candidate >= self._hurts_at:
+            self._hurts_at = math.inf
+        if self._hurts_at < math.inf:
+            if not self._bisect(now_s, verdict.candidate.mean_s):
+                self._end_probe(now_s)
+            return
+        self._step = min(_UP_MOST, self._step * 1.4)
+        self._probe(now_s, verdict.candidate.mean_s, is_up=self._is_up)
+
+    def _back_off(self, now_s: float, verdict: Verdict, candidate: int) -> bool:
+        """A step up cost throughput: try a smaller one. False when there is none: no step up for some time."""
+        self._headroom = 1.0  # what is above is no good place to be
+        self._hurts_at = float(candidate)
+        if self._bisect(now_s, verdict.base.mean_s):
+            return True
+        self._no_up_until_s = now_s + self._no_up_s
+        self._no_up_s = min(_NO_UP_MOST_S, 2 * self._no_up_s)
+        return False
+
+    def _bisect(self, now_s: float, mean_s: float) -> bool:
+        """Try the limit between the base and the smallest that hurts, if there is one."""
+        self._step = math.sqrt(self._hurts_at / self._base)
+        if self._hurts_at - self._base < 2 or self._step < _SMALLEST_NEAR_CLIFF:
+            return False
+        self._probe(now_s, mean_s, is_up=True)
+        return True
+
+    def _go_on_after_down(self, now_s: float, verdict: Verdict) -> None:
+        self._knows_r0 = True
+        self._down_step = math.sqrt(self._down_step)
+        if verdict.e >= _NO_QUEUE and not self._has_looked_up:
+            self._probe(now_s, verdict.base.mean_s, is_up=True)  # throughput follows the limit: so more may pay
+        elif self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
+            self._probe(now_s, verdict.base.mean_s, is_up=False)
+        else:
+            self._end_probe(now_s)
 
     def _end_probe(self, now_s: float) -> None:
         self._quiet += 1

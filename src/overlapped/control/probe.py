@@ -29,6 +29,10 @@ _SETTLED_SHARE = 0.9  # of the calls begun at the old limit
 _SETTLED_TIMES = 2.0  # service times, in case some of them never end
 _LEAST_CALLS = 20
 _ROUNDS = 2.0  # calls per slot in an arm
+_LONGER, _LONGER_MOST = (
+    1.4,
+    8.0,
+)  # each next arm is longer than the one before: what is in doubt needs more, not more often
 _UNBOUND_SHARE = 0.1  # of an arm's calls may be app-limited
 _LONGEST_S, _LONGEST_MEANS, _LONGEST_TAUS = 4.0, 40.0, 12.0  # after which an experiment gives up
 _MOVED = 0.2  # of the service time: news about the service
@@ -51,11 +55,14 @@ class Arm:
 
     __slots__ = (
         "_began_s", "_calls", "_earlier", "_in_flight", "_measures_s", "_oks", "_origin", "_reached",
-        "_s", "_s2", "_seen", "_settling_s", "_unbound", "limit",
+        "_s", "_s2", "_seen", "_settling_s", "_times", "_unbound", "limit",
     )  # fmt: skip
 
-    def __init__(self, now_s: float, limit: int, in_flight: int, mean_s: float, *, is_settled: bool = False) -> None:
+    def __init__(
+        self, now_s: float, limit: int, in_flight: int, mean_s: float, *, is_settled: bool = False, times: float = 1.0
+    ) -> None:
         self.limit = limit
+        self._times = times  # as long as an arm must be at least
         self._began_s = now_s
         self._earlier = in_flight  # calls that began before
         self._settling_s = _SETTLED_TIMES * mean_s
@@ -120,11 +127,11 @@ class Arm:
 
     def _is_enough(self, now_s: float) -> bool:
         calls = self._calls
-        if calls < max(_LEAST_CALLS, _ROUNDS * self.limit) or self._s <= 0:
+        if calls < self._times * max(_LEAST_CALLS, _ROUNDS * self.limit) or self._s <= 0:
             return False
         cv2 = max(0.0, calls * self._s2 / self._s**2 - 1)
         lasted_s = now_s - self._measures_s
-        return calls >= _LEAST_CALLS * cv2 and lasted_s >= max(1.2 * self.mean_s, 0.8 * self.tau_s)
+        return calls >= _LEAST_CALLS * cv2 and lasted_s >= self._times * max(1.2 * self.mean_s, 0.8 * self.tau_s)
 
     def result(self) -> Measured:
         """What it measured."""
@@ -218,7 +225,9 @@ class Experiment:
         if self._candidates and (verdict := self._judge(sample.now_s)) is not None:
             return verdict
         self.limit = self.candidate if is_base else self.base
-        self._arm = Arm(sample.now_s, self.limit, self.base if is_base else self.candidate, result.mean_s)
+        times = min(_LONGER_MOST, _LONGER ** (len(self._bases) + len(self._candidates) - 1))
+        in_flight = self.base if is_base else self.candidate
+        self._arm = Arm(sample.now_s, self.limit, in_flight, result.mean_s, times=times)
         return None
 
     def _abandoned(self) -> Verdict | None:
@@ -253,7 +262,8 @@ class Experiment:
         for_candidate = (e - WORTH) if is_up else (WORTH - e)
         if abs(e - WORTH) > sure * se:
             return Verdict(for_candidate > 0, e, se, base, candidate)
-        longest_s = max(_LONGEST_S, _LONGEST_MEANS * base.mean_s, _LONGEST_TAUS * self._tau_s)
+        mean_s = min(base.mean_s, candidate.mean_s)  # the longer one may be a queue's
+        longest_s = max(_LONGEST_S, _LONGEST_MEANS * mean_s, _LONGEST_TAUS * self._tau_s)
         if now_s - self._began_s > longest_s and len(self._bases) > 1:
             return Verdict(for_candidate > (_UP_IN_DOUBT if is_up else _DOWN_IN_DOUBT) * se, e, se, base, candidate)
         return None
