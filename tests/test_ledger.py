@@ -272,6 +272,19 @@ async def test_the_series_shows_limit_in_flight_and_queue():
 # -- the sink ----------------------------------------------------------------------------------------------------
 
 
+@virtual
+async def test_whoever_looks_while_it_runs_sees_every_call_that_has_ended_and_a_series_up_to_now():
+    async with flow(range(1_000)).map(sleeper(1.0), concurrency=4, ordered=False).open() as items:
+        async for item in items:
+            if item == 399:
+                break
+        (stage,) = items.stats().stages
+        assert stage.calls == SAME(400, abs=4)
+        assert stage.service_s == SAME(400, abs=4)
+        assert stage.points[-1].at_s == SAME(100, abs=2)
+        assert stage.points[-1].calls == SAME(400, abs=8)
+
+
 def test_a_sink_has_its_account_as_a_last_stage(tmp_path):
     report = flow(range(3_000)).map(sleeper(0.0)).to(Jsonl(tmp_path / "out.jsonl")).run()
     sink = report.stages[-1]

@@ -204,6 +204,11 @@ class Direct:
                             if now - started > edge_s or not index % stride:
                                 ledger.note(index, slot.place, started, now)
                                 edge_s, stride = ledger.edge_s, ledger.stride
+                                crew.calls += calls  # a chunk may last for minutes, and somebody may be looking
+                                crew.service_s += now - began - other_s
+                                calls, began, other_s = 0, now, 0.0
+                                if now >= ledger.next_point_s:
+                                    crew.look(now)
                             if has_cancel():
                                 await self._absorb(slot)
                             if watches:
