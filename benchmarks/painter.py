@@ -16,7 +16,8 @@ import sys
 import time
 
 from overlapped import flow
-from overlapped.cli.progress import Block, Speed, frame
+from overlapped.cli.progress import Block, frame
+from overlapped.report.speed import Speed
 
 MOST_SHARE = 0.02
 EVERY_S = 0.2

@@ -18,8 +18,9 @@ import threading
 import pytest
 
 from overlapped.cli.lines import MOST_WAITING_CHARS, JsonLines, OutputLost
-from overlapped.cli.progress import Block, Plain, Silent, Speed, frame, make_view, plain_line
+from overlapped.cli.progress import Block, Plain, Silent, frame, make_view, plain_line
 from overlapped.record import Times
+from overlapped.report.speed import Speed
 from tests.test_report import HOSTILE, make_record, make_stage
 
 JOB = """

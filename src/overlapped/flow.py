@@ -5,6 +5,7 @@ Over 400 lines, because every method is documented and typed in full here; each 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from overlapped.control.auto import AUTO, Auto
@@ -19,6 +20,7 @@ from overlapped.stages.select import Skip, Take
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from overlapped._engine.feed import Feed
     from overlapped._engine.scope import Scope
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from overlapped.items import AsyncItems, Items, Scoped
     from overlapped.rate import Rate
     from overlapped.record import RunRecord
+    from overlapped.report.dashboard import Dashboard
     from overlapped.report.report import Report
     from overlapped.retry import Retry
     from overlapped.sinks.base import Sink
@@ -568,6 +571,7 @@ class Flow(Generic[T_co]):
         progress: Callable[[RunRecord], object] | None = None,
         report: str | os.PathLike[str] | None = None,
         trace: str | os.PathLike[str] | None = None,
+        dashboard: bool | int = False,
     ) -> Report:
         """Run to the end and throw the results away; returns what was measured.
 
@@ -577,15 +581,23 @@ class Flow(Generic[T_co]):
             progress: called on the loop about five times a second with a snapshot, and at the end.
             report: write an HTML page of the run there, however it ends.
             trace: write Chrome trace events there (.json or .json.gz), however it ends.
+            dashboard: a live page on 127.0.0.1 while it runs, at this port or, with True, at a free one; the address
+                is written to stderr.
 
         Raises:
-            UsageError: called on the loop of a run; use `arun`. Or a file cannot be written where it was wanted.
+            UsageError: called on the loop of a run; use `arun`. Or a file cannot be written where it was wanted, or
+                the port is taken.
         """
         from overlapped.bridge import run_here
 
         return run_here(  # type: ignore[no-any-return]  # what arun returns
             lambda: self.arun(
-                on_failure=on_failure, max_failures=max_failures, progress=progress, report=report, trace=trace
+                on_failure=on_failure,
+                max_failures=max_failures,
+                progress=progress,
+                report=report,
+                trace=trace,
+                dashboard=dashboard,
             )
         )
 
@@ -597,6 +609,7 @@ class Flow(Generic[T_co]):
         progress: Callable[[RunRecord], object] | None = None,
         report: str | os.PathLike[str] | None = None,
         trace: str | os.PathLike[str] | None = None,
+        dashboard: bool | int = False,
     ) -> Report:
         """As `run`, on the running loop."""
         from overlapped.items import AsyncItems
@@ -605,12 +618,17 @@ class Flow(Generic[T_co]):
         self.check()
         save = _saver(report, trace)
         items: AsyncItems[T_co] = AsyncItems(self, RunOptions(on_failure, max_failures, progress))
-        try:
-            async with items:
-                await items.exhaust()
-        finally:
-            if save is not None:
-                save(items.report)
+        with _live_page(dashboard, report) as page:
+            try:
+                async with items:
+                    if page is not None:
+                        page.show(lambda: items.report.record)
+                    await items.exhaust()
+            finally:
+                if save is not None:
+                    save(items.report)
+                if page is not None:
+                    await page.finish()
         return items.report
 
     def collect(self, *, on_failure: OnFailure = "raise", max_failures: int | None = None) -> list[T_co]:
@@ -639,6 +657,20 @@ def _saver(
     from overlapped.report import files
 
     return files.saver(report, trace)
+
+
+def _live_page(port: Any, report: str | os.PathLike[str] | None) -> AbstractContextManager[Dashboard | None]:
+    """The live page that is wanted of a run; that its port can be had is found out now."""
+    if port is False:
+        return nullcontext()
+    if port is not True and not (isinstance(port, int) and 1 <= port <= 65_535):
+        raise UsageError(
+            f"run(dashboard): dashboard must be True or a port from 1 to 65535, got {port!r}; "
+            "write dashboard=True for a port that is free"
+        )
+    from overlapped.report.dashboard import Dashboard
+
+    return Dashboard(None if port is True else port, name="run(dashboard)", instead="dashboard=True", report=report)
 
 
 def _options(verb: str, given: CallOptions) -> Options:

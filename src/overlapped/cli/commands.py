@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from overlapped.report.plain import cut
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,6 +40,7 @@ Examples:
   overlapped run job.py
   overlapped run job.py:small -- urls.txt
   overlapped run --report run.html job.py
+  overlapped run --dashboard job.py
   overlapped run --json --max-failures 10 job.py
 
 Ctrl-C takes no more items and finishes what is in flight; a second one
@@ -166,7 +169,30 @@ def overlapped(context: click.Context, /, **common: Any) -> None:
     context.obj = common
 
 
-@overlapped.command(help=RUN_HELP, short_help="Run the flow of a Python file.")
+FREE_PORT = "free"
+"""What `--dashboard` without a port stands for."""
+
+
+class _WithDashboard(click.Command):
+    """`--dashboard` may stand alone: click would take the word behind it, the job, for its port."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The port that was left out is written out."""
+        ours = args.index("--") if "--" in args else len(args)
+        words = [f"{word}={FREE_PORT}" if word == "--dashboard" else word for word in args[:ours]]
+        return super().parse_args(ctx, words + args[ours:])
+
+
+def _port(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bool | int:
+    """The port of `--dashboard=PORT`; True for any that is free."""
+    if value is None or value == FREE_PORT:
+        return value is not None
+    if not value.isascii() or not value.isdecimal() or not 1 <= int(value[:6]) <= 65_535:
+        raise click.BadParameter(f"{cut(value, 20)!r} is no port from 1 to 65535; --dashboard alone takes a free one.")
+    return int(value)
+
+
+@overlapped.command(cls=_WithDashboard, help=RUN_HELP, short_help="Run the flow of a Python file.")
 @_common
 @click.option(
     "--on-failure",
@@ -178,6 +204,7 @@ def overlapped(context: click.Context, /, **common: Any) -> None:
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N", help="Stop when more than N items failed.")
 @click.option("--report", metavar="FILE.html", help="Write a page of the run: what set its pace, and pictures.")
 @click.option("--trace", metavar="FILE.json[.gz]", help="Write Chrome trace events (ui.perfetto.dev opens them).")
+@click.option("--dashboard", metavar="[=PORT]", callback=_port, help="Serve a live page on 127.0.0.1 while it runs.")
 @click.argument("job", metavar="JOB.py[:flow]")
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
 def run(
@@ -188,6 +215,7 @@ def run(
     max_failures: int | None,
     report: str | None,
     trace: str | None,
+    dashboard: bool | int,
     **common: Any,
 ) -> int:
     """`overlapped run`."""
@@ -196,7 +224,14 @@ def run(
     if max_failures is not None and on_failure == "raise":
         raise click.UsageError("--max-failures goes with --on-failure keep; raise stops at the first failure")
     return run_job(
-        job, args, _merged(common), on_failure=on_failure, max_failures=max_failures, report=report, trace=trace
+        job,
+        args,
+        _merged(common),
+        on_failure=on_failure,
+        max_failures=max_failures,
+        report=report,
+        trace=trace,
+        dashboard=dashboard,
     )
 
 

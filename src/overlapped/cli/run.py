@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -20,12 +20,14 @@ from overlapped.report.plain import plain, plain_error
 from overlapped.report.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from overlapped import Flow, Report
     from overlapped.cli.commands import Common
     from overlapped.cli.progress import View
     from overlapped.record import RunRecord
+    from overlapped.report.dashboard import Dashboard
 
 OnFailure = Literal["keep", "raise"]
 
@@ -52,10 +54,11 @@ def run_job(
     max_failures: int | None,
     report: str | None = None,
     trace: str | None = None,
+    dashboard: bool | int = False,
 ) -> int:
     """Load the file, run its flow and return the exit code."""
     save = _saver(report, trace)
-    with Signals() as signals:
+    with _live_page(dashboard, report) as page, Signals() as signals:
         with make_view("none" if common.quiet else common.progress, target) as view:
             flow = load_job(target, args)
             call_users(target, flow.check)
@@ -69,6 +72,7 @@ def run_job(
                 on_failure=cast("OnFailure", on_failure),
                 max_failures=max_failures,
                 lines=not common.json and not flow.has_sink,
+                page=page,
             )
         code, error = conclude(outcome, signals, common)
         if outcome.report is not None and not (saved := _saved(save, outcome.report)):
@@ -98,6 +102,20 @@ def _saver(report: str | None, trace: str | None) -> Callable[[Report], None]:
         raise Problem(str(error)) from error
 
 
+def _live_page(port: bool | int, report: str | None) -> AbstractContextManager[Dashboard | None]:
+    """The live page that was asked for; that its port can be had is found out first."""
+    if port is False:
+        return nullcontext()
+    from overlapped import UsageError
+    from overlapped.report.dashboard import Dashboard
+
+    name = "--dashboard" if port is True else f"--dashboard={port}"
+    try:
+        return Dashboard(None if port is True else port, name=name, instead="--dashboard", report=report)
+    except UsageError as error:
+        raise Problem(str(error)) from error
+
+
 def _saved(save: Callable[[Report], None], report: Report) -> Saved:
     """Write them; a full disk is no reason to hide how the run ended."""
     try:
@@ -122,10 +140,11 @@ def execute(
     on_failure: OnFailure,
     max_failures: int | None,
     lines: bool,
+    page: Dashboard | None = None,
 ) -> Outcome:
     """Run a flow to its end in this thread; Ctrl-C and SIGTERM drain it, progress is shown."""
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_deliver(flow, view, signals, on_failure, max_failures, lines=lines))
+        return runner.run(_deliver(flow, view, signals, on_failure, max_failures, lines=lines, page=page))
 
 
 async def _deliver(
@@ -136,12 +155,15 @@ async def _deliver(
     max_failures: int | None,
     *,
     lines: bool,
+    page: Dashboard | None,
 ) -> Outcome:
     """Take all results, in one task that signals can cancel."""
     out = JsonLines() if lines else None
     items: Any = None
     try:
         async with flow.open(on_failure=on_failure, max_failures=max_failures) as items:
+            if page is not None:
+                page.show(lambda: items.report.record)
             with _attached(signals, items), _following(view, items.stats), status_on_signal(items):
                 async for item in items:
                     if out is not None:
@@ -153,10 +175,13 @@ async def _deliver(
         error = cancelled
     except Exception as failure:  # noqa: BLE001 - whatever ended the run is told by `conclude`
         error = failure
+    ends: list[Callable[[], Awaitable[None]]] = [] if page is None else [page.finish]
     if out is not None and not signals.cancelled and not isinstance(error, OutputLost):
-        try:  # what was delivered before an error is written, too
+        ends.insert(0, out.finish)  # what was delivered before an error is written, too
+    for end in ends:
+        try:
             with _attached(signals, items):
-                await out.finish()
+                await end()
         except (OutputLost, asyncio.CancelledError) as lost:
             error = error or lost
     return Outcome(items.report if items is not None else getattr(error, "report", None), error)

@@ -7,11 +7,13 @@ import os
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from overlapped.report import figures
 from overlapped.report.data import to_dict
 from overlapped.report.plain import cut, escape, plain, plain_error
+from overlapped.report.speed import SURE_S
 from overlapped.report.svg import style
 from overlapped.report.text import counted, rate, seconds
 from overlapped.report.verdict import verdict
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlapped.record import RunRecord, StageRecord
+    from overlapped.report.verdict import Finding
 
 MOST_BYTES: Final = 300_000
 """Of a report, for any run: it can be mailed, and opens at once."""
@@ -35,6 +38,10 @@ MOST_CHARS: Final = 120
 MOST_DECISIONS: Final = 60
 MOST_KINDS: Final = 12
 EXAMPLES: Final = 3
+PAPER_STYLE: Final = """
+:root{color-scheme:light dark}
+body{margin:0;background:#fff;color:#1f2430}
+@media (prefers-color-scheme:dark){body{background:#14171c;color:#e6e9ef}}"""
 PAGE_STYLE: Final = """
 .o-report{margin:0 auto;padding:1.5rem;max-width:60rem;font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",Arial,"Noto Sans",sans-serif;--line:#dfe3e8;--muted:#586171;--panel:#f5f6f8;--accent:#2a7ab9}
@@ -127,15 +134,19 @@ def _every(values: tuple[Any, ...], most: int) -> tuple[Any, ...]:
     return (*(values[int(at * step)] for at in range(most - 1)), values[-1])
 
 
+def sheet() -> str:
+    """The style sheet of a page."""
+    return f"{style()}{PAPER_STYLE}{PAGE_STYLE}"
+
+
 def _page(small: RunRecord, whole: RunRecord) -> str:
     import markupsafe
 
     data = json.dumps(to_dict(small), separators=(",", ":")).replace("<", "\\u003c")
-    return _render(
+    return render(
         "run.html",
         headline=headline(whole),
-        style=markupsafe.Markup(style()),  # noqa: S704 - made by report.svg from constants
-        page_style=markupsafe.Markup(PAGE_STYLE),  # noqa: S704 - a constant
+        sheet=markupsafe.Markup(sheet()),  # noqa: S704 - constants
         body=markupsafe.Markup(body(small, whole)),  # noqa: S704 - rendered with autoescape
         record=markupsafe.Markup(data),  # noqa: S704 - JSON without a single "<" cannot end its element
     )
@@ -158,11 +169,11 @@ def body(small: RunRecord, whole: RunRecord) -> str:
     shown = decisions if len(decisions) <= MOST_DECISIONS else decisions[: MOST_DECISIONS // 2]
     shown += decisions[-MOST_DECISIONS // 2 :] if len(decisions) > MOST_DECISIONS else []
     total = sum(len(stage.decisions) for stage in whole.stages)
-    return _render(
+    return render(
         "body.html",
         headline=headline(whole),
         provenance=provenance(whole),
-        findings=verdict(whole),
+        findings=_findings(whole),
         notes=[*notes(whole)],
         chronology=_inline(figures.chronology(small)),
         shares=_inline(figures.shares(small)),
@@ -181,13 +192,26 @@ def body(small: RunRecord, whole: RunRecord) -> str:
     )
 
 
-def _render(name: str, **given: Any) -> str:
+def _findings(record: RunRecord) -> list[Finding]:
+    """What set the pace; while a run goes on, only what there is evidence of already."""
+    if record.state != "running":
+        return [*verdict(record)]
+    return [found for found in verdict(record) if record.elapsed_s >= SURE_S and found.kind not in ("none", "few")]
+
+
+def render(name: str, **given: Any) -> str:
+    """A template of ours, filled in; what is not marked as markup is escaped."""
+    text: str = _template(name).render(given)
+    return text
+
+
+@cache
+def _template(name: str) -> Any:
+    """To read and compile it takes longer than to fill it in, and a live page does that every second."""
     import jinja2
 
     with open(os.path.join(os.path.dirname(__file__), "templates", name), encoding="utf-8") as file:
-        return (
-            jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(file.read()).render(given)
-        )
+        return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(file.read())
 
 
 def _inline(drawn: Any) -> Any:
