@@ -8,7 +8,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
-from overlapped._engine.loop import is_ours, new_loop, running_loop
+from overlapped._engine.loop import is_ours, run_to_end, running_loop
 from overlapped.errors import UsageError
 from overlapped.running import Run
 
@@ -43,8 +43,7 @@ class Bridge:
 
     def _serve(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(self._live())
+            run_to_end(self._live)
         except BaseException as error:  # noqa: BLE001 - given to whoever consumes
             self.outcome = error
         self._has_started.set()
@@ -114,8 +113,7 @@ def run_here(work: Any) -> Any:
     loop = running_loop()
     if loop is None:
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                return runner.run(work())
+            return run_to_end(work)
         except RuntimeError as error:
             # A second Ctrl-C within milliseconds interrupts the Runner's own closing; uvloop then cannot be closed.
             if isinstance(error.__context__, KeyboardInterrupt):
@@ -143,8 +141,7 @@ class _Elsewhere:
 
     def _serve(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                self._value = runner.run(self._live())
+            self._value = run_to_end(self._live)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._error = error
 

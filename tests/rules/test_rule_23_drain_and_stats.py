@@ -248,9 +248,11 @@ def test_ctrl_c_cancels_and_raises(use):
             f"""
 import asyncio, os, signal, threading, time
 from overlapped import flow
-main = threading.get_ident()
+begun = []
 def interrupt():
-    time.sleep(0.15)
+    while len(begun) < 3:
+        time.sleep(0.01)
+    time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGINT)
 def source():
     try:
@@ -262,6 +264,7 @@ def source():
         print("closed", flush=True)
 cancelled = []
 async def fn(n):
+    begun.append(n)
     try:
         await asyncio.sleep(1000)
     except asyncio.CancelledError:

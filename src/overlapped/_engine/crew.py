@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.failure import Failure, add_note, as_value
 from overlapped._engine.feed import EVERYTHING
+from overlapped._engine.foreign import explain_nested
 from overlapped._engine.handover import MAX_UNTAKEN_BYTES, Handover
 from overlapped._engine.job import Job
 from overlapped._engine.ledger import ENDED, Ledger, queued
@@ -457,6 +458,7 @@ class Crew(Handover):
 
     def own_error(self, error: BaseException) -> BaseException:
         """The exception as it may travel."""
+        explain_nested(error, self.spec.name, self.scope.loop)
         return as_value(error, self.spec.name)
 
     def timed_out(self) -> CallTimeout:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
 
 _OURS: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 # Which loops are ours, so that a blocking call on one of them can be told from one in a notebook's loop.
@@ -25,6 +29,33 @@ def _new_uvloop() -> asyncio.AbstractEventLoop | None:
     except ImportError:
         return None
     return uvloop.new_event_loop()
+
+
+def run_to_end(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run `work()` on a new loop in this thread, to its end even if somebody stops that loop.
+
+    Tornado's `run_sync` does so when it is called inside of it: it is refused, but what it had scheduled runs, and
+    stops the loop. The run must live to tell that.
+    """
+    task: asyncio.Task[Any] | None = None
+
+    async def begin() -> Any:
+        nonlocal task
+        task = asyncio.current_task()
+        return await work()
+
+    async def go_on(begun: asyncio.Task[Any]) -> Any:
+        return await begun
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        step = begin()
+        while True:
+            try:
+                return runner.run(step)
+            except RuntimeError:
+                if task is None or task.done():
+                    raise
+                step = go_on(task)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import is_awaitable, is_generator, refuse_result
 from overlapped._engine.direct import Direct
+from overlapped._engine.foreign import ClientWatch
 from overlapped._engine.ports import Ported
 from overlapped._engine.resources import open_blocking
 from overlapped._engine.trays import DROPPED
@@ -122,7 +123,7 @@ class Placing:
         self.crew.lying_ready = jobs
 
     def _say(self, text: str) -> None:
-        """What a host has noticed."""
+        """What a host, or a look at a client, has noticed."""
         try:
             warnings.warn(f"{self.crew.spec.name}: {text}", RuntimeWarning, stacklevel=2)
         except RuntimeWarning as error:  # warnings are errors here: this one is told when the run ends
@@ -138,6 +139,7 @@ class Placing:
         fn, verb = self._on_loop(), self.crew.spec.verb
         many = self.crew.spec.many
         call = coroutine.many(fn, self.described) if many else coroutine.one(fn, verb, self.described)
+        ClientWatch(self.crew, (self.crew.scope.resources[name] for name in self.names), self._say).begin()
         return Direct(self.crew, call, "coroutine", self.why)
 
     def _inline(self) -> Shape:
