@@ -142,6 +142,21 @@ class Stall(NamedTuple):
     longest_s: float
 
 
+class Remark(NamedTuple):
+    """What the engine has noticed about a stage's function, and said in a warning.
+
+    Attributes:
+        kind: "unyielding" (its calls hold up the other greenlets of their process) or "client" (they wait inside of
+            a client that makes few requests at once).
+        says: what happens, and where.
+        advice: the line to write instead.
+    """
+
+    kind: Literal["unyielding", "client"]
+    says: str
+    advice: str
+
+
 @dataclass(frozen=True, slots=True)
 class StageRecord:
     """What one stage has done so far.
@@ -149,7 +164,8 @@ class StageRecord:
     Attributes:
         name: the stage's name, the function's name unless the user gave another.
         verb: the method that wrote it: "map", "flat_map", "batch", ...
-        lane: where its calls run now: "coroutine", "inline", "thread"; "" for a stage that makes no calls.
+        lane: where its calls run now: "coroutine", "inline", "thread", "process", "greenlet"; "" for a stage that
+            makes no calls.
         why: why that lane.
         limit: most calls allowed in flight now (0 for a stage that makes no calls).
         limit_range: smallest and largest limit so far.
@@ -184,6 +200,7 @@ class StageRecord:
         cpu_wait_s: time that the stage's threads were ready to run and had no CPU, s; 0 where the system does not
             tell; those of threads that still run are missing.
         top_key: the key with the most items waiting for its turn, as text, where there are keys; else "".
+        remarks: what the engine has noticed about its function, each kind once.
     """
 
     name: str
@@ -221,6 +238,7 @@ class StageRecord:
     is_ordered: bool = True
     top_key: str = ""
     cpu_wait_s: float = 0.0
+    remarks: tuple[Remark, ...] = ()
 
     def took_s(self, share: float) -> float:
         """The service time that this share of the calls (0.5: half of them) stayed below, s; 0 without calls."""

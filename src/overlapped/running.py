@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.lineage import split
+from overlapped._engine.loop import refuse_where_it_hangs
 from overlapped._engine.resources import Opened, open_on_loop
 from overlapped._engine.scope import GRACE_S, Scope
 from overlapped._engine.watch import Watch
@@ -99,6 +100,7 @@ class Run(Scope):
 
     def __init__(self, flow: Plan, options: RunOptions) -> None:
         super().__init__(keep=options.keep, on_done=options.on_done)
+        refuse_where_it_hangs(self.loop)
         self.options = options
         self.source_name = flow.source_name
         self.factories = dict(flow.factories)

@@ -153,6 +153,8 @@ def is_awaitable(value: object) -> bool:
 
 def is_generator(value: object) -> bool:
     """True for a generator or async generator object, not for an awaitable one."""
+    if type(value) in _PLAIN_TYPES:
+        return False
     return isinstance(value, GeneratorType | AsyncGeneratorType) and not _is_iterable_coroutine(value)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from overlapped._engine.keys import Keys
     from overlapped._engine.scope import Scope
     from overlapped._engine.shape import Shape
-    from overlapped.record import StageRecord
+    from overlapped.record import Remark, StageRecord
 
 FREE_CHUNK: Final = 4_096
 """Items taken at once from a feed whose pulling nobody can see (a list): spreads the cost of a refill."""
@@ -85,6 +85,7 @@ class Crew(Handover):
         self.calls = self.retries = self.failed = self.failures = self.timeouts = 0
         self.service_s = self.starved_s = self.blocked_s = self.paused_s = 0.0
         self.ledger = Ledger(scope.started_s, scope.clock())
+        self.remarks: list[Remark] = []  # what hosts have noticed
         scope.crews.append(self)
 
     # -- shape ---------------------------------------------------------------------------------
@@ -535,4 +536,5 @@ class Crew(Handover):
             has_rate=self.spec.rate is not None,
             is_ordered=self.spec.ordered,
             top_key=self.keys.top if self.keys is not None else "",
+            remarks=tuple(self.remarks),
         )

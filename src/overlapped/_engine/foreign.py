@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from overlapped._engine.failure import add_note
 
@@ -51,7 +51,7 @@ class ClientWatch:
         say: told what to write, once.
     """
 
-    def __init__(self, crew: Crew, given: Iterable[object], say: Callable[[str], None]) -> None:
+    def __init__(self, crew: Crew, given: Iterable[object], say: Callable[[Literal["client"], str, str], None]) -> None:
         self._crew = crew
         self._given = list(given)
         self._say = say
@@ -70,9 +70,10 @@ class ClientWatch:
             most, waiting = _fullness(client)
             if waiting and calling > most:
                 self._say(
+                    "client",
                     f"Tornado's {type(client).__name__} makes at most max_clients={most} requests at once; of "
-                    f"{calling} calls in flight, {waiting} only wait inside of it; before it is first used, write "
-                    f"AsyncHTTPClient.configure(None, max_clients=1000)"
+                    f"{calling} calls in flight, {waiting} only wait inside of it",
+                    "AsyncHTTPClient.configure(None, max_clients=1000) before it is first used",
                 )
                 return
         after_s = min(2 * after_s, LOOK_S[1])

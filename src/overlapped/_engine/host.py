@@ -59,6 +59,7 @@ class Work(NamedTuple):
         wants: the function's other parameters, for messages.
         main: where `__main__` is.
         argv: `sys.argv`.
+        own: those of the resources that each worker of a host opens for itself.
     """
 
     fn: bytes
@@ -69,6 +70,7 @@ class Work(NamedTuple):
     many: bool
     main: tuple[str, str]
     argv: list[str]
+    own: tuple[str, ...] = ()
 
 
 class Host:
@@ -80,6 +82,7 @@ class Host:
         "in_flight",
         "is_alone",
         "is_condemned",
+        "is_held",
         "is_ready",
         "is_reserved",
         "link",
@@ -88,6 +91,7 @@ class Host:
         "sent",
         "started",
         "told",
+        "unheard",
     )
 
     link: Link
@@ -98,6 +102,7 @@ class Host:
         self.is_reserved = False  # to be emptied for a group of suspects
         self.is_alone = False  # it has such a group, and gets nothing else
         self.is_condemned = False  # killed by us, for a call that did not stop
+        self.is_held = False  # one of its calls does not give way, and it can begin no other
         self.told = 0  # calls that it may make at once
         self.may_run = 0  # calls that it may be making: more than told for a while after that was lowered
         self.in_flight = 0  # when its latest call started
@@ -105,6 +110,7 @@ class Host:
         self.started: dict[int, float] = {}  # those known to run, on our clock
         self.emitted: set[int] = set()  # those that have given a part of their results
         self.cancelled: set[int] = set()
+        self.unheard: set[int] = set()  # cancellations that the host has not confirmed
 
     def outcome(  # noqa: PLR0917 - called for every item
         self, verb: str, entry: Entry, value: Any, offset_s: float, cpu_s: float, in_flight: int

@@ -10,7 +10,7 @@ import asyncio
 import pickle
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from overlapped._engine.host import OK, Host
 from overlapped._engine.ledger import Places
@@ -41,6 +41,9 @@ AHEAD_BYTES: Final = 2 * CHUNK_BYTES
 CANCEL_S: Final = 1.0
 """A plain call that was told to stop and goes on for so long loses its process."""
 
+DEAF_S: Final = 5.0
+"""A host of many calls that does not even hear of a cancellation for so long is held up by one of them, and ended."""
+
 FALSE_STARTS: Final = 3
 """Hosts in a row that die before they are ready: then it is not bad luck."""
 
@@ -64,7 +67,7 @@ class HostPort:
         ahead: jobs that lie ready in a host at most, beyond those it runs.
         on_broken: told when no host can work: the run is to end.
         on_cleanup_error: told of what was raised while a host closed its resources.
-        on_message: told what a host has noticed.
+        on_message: told what a host has noticed: kind, text, and the line to write instead.
         on_ahead: told how many jobs all hosts together hold beyond those they run.
     """
 
@@ -79,7 +82,7 @@ class HostPort:
         ahead: int = MOST_AHEAD,
         on_broken: Callable[[BaseException], None],
         on_cleanup_error: Callable[[BaseException], None],
-        on_message: Callable[[str], None],
+        on_message: Callable[[Literal["unyielding"], str, str], None],
         on_ahead: Callable[[int], None] = lambda ahead: None,
     ) -> None:
         refuse_while_main_is_imported()
@@ -156,13 +159,16 @@ class HostPort:
             host.link.send(["ack", index, count])
 
     def cancel(self, index: int) -> bool:
-        """Tell the host; one that makes single calls is killed if this one doesn't stop."""
+        """Tell the host. It is killed if the only call that it makes doesn't stop, or if it doesn't listen."""
         host = self._host_of(index)
         if host is not None and index not in host.cancelled:
             host.cancelled.add(index)
+            host.unheard.add(index)
             host.link.send(["cancel", index])
             if self._is_single:
-                self._later(CANCEL_S, self._condemn, host, index)
+                self._later(CANCEL_S, self._condemn, host, index, host.cancelled)
+            else:
+                self._later(DEAF_S, self._condemn, host, index, host.unheard)
         return True
 
     async def close(self, grace_s: float) -> int:
@@ -282,7 +288,7 @@ class HostPort:
 
     def _give_jobs(self) -> None:
         queue = self._queue
-        hosts = [host for host in self._hosts if host.told and not (host.is_alone or host.is_reserved)]
+        hosts = [host for host in self._hosts if host.told and not (host.is_alone or host.is_reserved or host.is_held)]
         for at, host in enumerate(sorted(hosts, key=_load)):
             # Nothing lies ready behind a call that is known to be long.
             ahead = 0 if self._is_single and host.started else self._ahead
@@ -366,12 +372,24 @@ class HostPort:
             self._queue.extendleft(job for job in reversed(back) if job[0] not in gone)
         self._go_on()
 
+    def _heard_held(self, host: Host, numbers: list[int], values: memoryview) -> None:
+        """One of its calls holds up all others: what it has not begun goes to those that can begin it."""
+        host.is_held = True
+        self._heard_back(host, numbers, values)
+
+    def _heard_turns(self, host: Host, values: memoryview) -> None:
+        host.is_held = False
+        self._go_on()
+
     def _heard_unreadable(self, host: Host, numbers: list[int], packed: tuple[bytes, str, str], _: memoryview) -> None:
         """Items that the host could not unpack; among several, nobody knows which."""
         self._suspect(host, numbers, unpack_error(PackedError(*packed), host.link.place), is_sure=True)
 
-    def _heard_says(self, host: Host, text: str, values: memoryview) -> None:
-        self._on_message(text)
+    def _heard_stopping(self, host: Host, number: int, values: memoryview) -> None:
+        host.unheard.discard(number)
+
+    def _heard_says(self, host: Host, says: str, advice: str, values: memoryview) -> None:
+        self._on_message("unyielding", says, advice)
 
     def _heard_closed(self, host: Host, packed: tuple[bytes, str, str], values: memoryview) -> None:
         self._on_cleanup_error(unpack_error(PackedError(*packed), host.link.place))
@@ -419,6 +437,7 @@ class HostPort:
             host.emitted.intersection_update(host.sent)
         if host.cancelled:
             host.cancelled.intersection_update(host.sent)
+            host.unheard.intersection_update(host.sent)
         ended = sum(outcome.kind != "part" for outcome in outcomes)
         if ended and spent_s:
             mean_s = spent_s / ended
@@ -442,9 +461,9 @@ class HostPort:
         handle = self._loop.call_later(delay_s, fire)
         self._timers.add(handle)
 
-    def _condemn(self, host: Host, number: int) -> None:
-        """The call goes on though it was cancelled."""
-        if number in host.sent and host in self._hosts and not host.is_condemned:
+    def _condemn(self, host: Host, number: int, reasons: set[int]) -> None:
+        """The call goes on though it was cancelled, if it is still among the `reasons` to kill its host."""
+        if number in reasons and number in host.sent and host in self._hosts and not host.is_condemned:
             host.is_condemned = True
             host.link.kill()
 
@@ -463,7 +482,10 @@ class HostPort:
         if gone:
             self._deliver([Outcome(number, "error", asyncio.CancelledError(), now, now) for number in gone])
         if host.is_condemned and not host.is_alone:
-            self._queue.extendleft(reversed(host.sent.items()))
+            died = HostDied(f"{host.link.place}, which made this call, was ended, as another call in it did not stop")
+            begun = [number for number in host.sent if number in host.emitted]
+            self._queue.extendleft(job for job in reversed(host.sent.items()) if job[0] not in host.emitted)
+            self._deliver([Outcome(number, "error", died, now, now) for number in begun])
         elif not host.is_ready:
             self._false_starts += 1
             error = HostDied(f"{host.link.place} ended with {how} before it was ready to work")

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from overlapped._engine.frames import Wire
+from overlapped._engine.loop import is_patched
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,11 +53,19 @@ class ProcessLink:
     Args:
         lane: whose hosts these are; `overlapped.lanes.<lane>` serves.
         prelude: what the process executes before it imports anything of ours.
+
+    Raises:
+        UsageError: gevent has patched this process.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, lane: str, prelude: str, on_frame: OnFrame, on_gone: OnGone
     ) -> None:
+        if is_patched():  # its `subprocess` waits for a hub, which a loop does not turn
+            raise UsageError(
+                f'on="{lane}" cannot start processes from one that gevent has patched; leave out monkey.patch_all(): '
+                f'on="greenlet" patches processes of its own'
+            )
         self._loop = loop
         self._on_gone = on_gone
         self.is_gone = False

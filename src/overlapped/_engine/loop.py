@@ -1,4 +1,7 @@
-"""The event loop of runs that bring their own: uvloop where it is installed, asyncio's otherwise."""
+"""The event loop of runs that bring their own: uvloop where it is installed, asyncio's otherwise.
+
+A process that gevent has patched gets asyncio's: uvloop waits in C, where no greenlet has its turn, and hangs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import asyncio
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any
+
+from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -22,13 +27,33 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _new_uvloop() -> asyncio.AbstractEventLoop | None:
-    if sys.platform == "win32":
+    if sys.platform == "win32" or is_patched():
         return None
     try:
         import uvloop
     except ImportError:
         return None
     return uvloop.new_event_loop()
+
+
+def is_patched() -> bool:
+    """True if gevent has replaced this process's sockets and threads."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading") or monkey.is_module_patched("select"))
+
+
+def refuse_where_it_hangs(loop: asyncio.AbstractEventLoop) -> None:
+    """Refuse a loop on which a run in this process would wait for ever.
+
+    Raises:
+        UsageError: it is uvloop's, and gevent has patched this process.
+    """
+    if type(loop).__module__.partition(".")[0] == "uvloop" and is_patched():
+        raise UsageError(
+            "gevent has patched this process, and uvloop waits where gevent cannot see it, so threads and greenlets "
+            'would stand still for ever; leave out monkey.patch_all() here and write on="greenlet", which patches '
+            "processes of its own, or use asyncio's own loop: asyncio.run(main())"
+        )
 
 
 def run_to_end(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

@@ -33,11 +33,13 @@ class Task:
     Attributes:
         fn: the function.
         factories: the resources it wants, by name.
+        own: those of them that each worker opens for itself, where a host has several.
     """
 
     def __init__(self, work: Work) -> None:
         self.fn: Callable[..., Any] = pickle.loads(work.fn)  # noqa: S301 - a private socket to the run that started us
         self.factories = {name: pickle.loads(blob) for name, blob in work.factories}  # noqa: S301 - as above
+        self.own = work.own
         self.verb = work.verb
         self.name = work.name
         self.many = work.many

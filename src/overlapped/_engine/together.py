@@ -120,6 +120,7 @@ class Together:
         call = self.calls.get(number)
         if call is not None and call.task is not None:
             call.task.cancel()
+            self.wire.send(["stopping", number])
         elif any(job[0] == number for job in self.jobs):
             self._give_back()
 

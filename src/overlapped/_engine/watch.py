@@ -64,7 +64,7 @@ class Watch:
         self._scope = scope
         self._loop = scope.loop
         self._ident = threading.get_ident()
-        self._cpu = _thread_clock(self._ident)
+        self._cpu = thread_clock(self._ident)
         self._cpu_from_s = self._cpu() if self._cpu is not None else 0.0
         self._native_id = threading.get_native_id()
         self._waited_from_s = run_delay_s(self._native_id)
@@ -185,7 +185,7 @@ class Watch:
                 code = frame.f_code
                 if code.co_name in _LOOPS_OWN and code.co_filename.startswith(_ASYNCIO):
                     return None  # beyond it is whoever started the loop
-                if not code.co_filename.startswith(_LIBRARIES) and not code.co_filename.startswith("<frozen"):
+                if _is_users(code.co_filename):
                     return code.co_filename, code.co_qualname, frame.f_lineno
                 frame = frame.f_back
             return None
@@ -202,7 +202,21 @@ def run_delay_s(native_id: int) -> float:
         return 0.0
 
 
-def _thread_clock(ident: int) -> Callable[[], float] | None:
+def users_place(top: FrameType | None, last: FrameType) -> str:
+    """File, line and function of the innermost frame, from `top` to `last`, that is the user's; "" if none is."""
+    one = top
+    while one is not None and one is not last:
+        if _is_users(one.f_code.co_filename):
+            return f"{_short(one.f_code.co_filename)}:{one.f_lineno} in {one.f_code.co_qualname}"
+        one = one.f_back
+    return ""
+
+
+def _is_users(path: str) -> bool:
+    return not path.startswith(_LIBRARIES) and not path.startswith("<frozen")
+
+
+def thread_clock(ident: int) -> Callable[[], float] | None:
     """The CPU clock of a thread, which every other thread may read; None where there is no such thing."""
     get_id = getattr(time, "pthread_getcpuclockid", None)
     if get_id is None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped.record import Bin, Call, Decision, FailureRecord, Point, RunRecord, StageRecord, Stall, Times
+from overlapped.record import Bin, Call, Decision, FailureRecord, Point, Remark, RunRecord, StageRecord, Stall, Times
 from overlapped.report.plain import plain, plain_error
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def _stage(stage: StageRecord) -> dict[str, Any]:
         "latencies": _rows(stage.latencies),
         "kept_calls": _rows(stage.kept_calls),
         "points": _rows(stage.points),
+        "remarks": [remark._asdict() for remark in stage.remarks],
     }
 
 
@@ -125,6 +126,7 @@ def _stage_of(data: dict[str, Any]) -> StageRecord:
                 "latencies": tuple(Bin(*row) for row in data["latencies"]),
                 "kept_calls": tuple(Call(*row) for row in data["kept_calls"]),
                 "points": tuple(Point(*row) for row in data["points"]),
+                "remarks": tuple(Remark(**remark) for remark in data.get("remarks", ())),
             },
         )
     )

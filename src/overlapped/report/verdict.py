@@ -40,6 +40,8 @@ Kind = Literal[
     "few",  # too few items to keep the slots busy
     "straggler",  # one call took most of the run
     "idle processes",
+    "unyielding",  # calls that hold up all others of their process
+    "client",  # calls that wait inside of a client that makes few requests at once
     "none",
 ]
 
@@ -92,6 +94,7 @@ NOT_FOUND: Final = frozenset({"start", "grow", "ramp", "hold:app-limited"})
 """Reasons of a controller that has not yet seen that more calls at once give nothing."""
 
 NAME_CHARS: Final = 40
+REMARK_CHARS: Final = 300
 
 
 class Finding(NamedTuple):
@@ -120,7 +123,7 @@ def verdict(record: RunRecord) -> list[Finding]:
     if not stages or record.elapsed_s <= 0:
         return []
     main = _of_the_cpu(record, stages) or _of_the_pipe(record, stages)
-    found = [*main, *_stalls(record), *_idle_processes(record, stages)]
+    found = [*main, *_stalls(record), *_idle_processes(record, stages), *_remarks(stages)]
     kinds = [(finding.kind, finding.stage) for finding in found]
     return [finding for at, finding in enumerate(found) if kinds.index((finding.kind, finding.stage)) == at]
 
@@ -419,6 +422,17 @@ def _idle_processes(record: RunRecord, stages: list[StageRecord]) -> list[Findin
             says = f"{_name(stage)}: its processes had no items {share:.0%} of the time"
             found.append(Finding("idle processes", stage.name, says, "more of them would not help", share=share))
     return found
+
+
+def _remarks(stages: list[StageRecord]) -> list[Finding]:
+    """What was warned of while the run went on."""
+    return [
+        Finding(
+            remark.kind, stage.name, cut(escape(remark.says), REMARK_CHARS), cut(escape(remark.advice), REMARK_CHARS)
+        )
+        for stage in stages
+        for remark in stage.remarks
+    ]
 
 
 # -- words -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from overlapped._engine.callables import is_awaitable, is_generator, refuse_result
 from overlapped._engine.direct import Direct
@@ -87,6 +87,7 @@ class Placing:
             many=crew.spec.many,
             main=main_origin(),
             argv=sys.argv,
+            own=tuple(self.per_worker),
         )
         scope.starters.append(self._start_hosts)
 
@@ -122,10 +123,15 @@ class Placing:
     def _lie_ready(self, jobs: int) -> None:
         self.crew.lying_ready = jobs
 
-    def _say(self, text: str) -> None:
-        """What a host, or a look at a client, has noticed."""
+    def _say(self, kind: Literal["unyielding", "client"], says: str, advice: str) -> None:
+        """What a host, or a look at a client, has noticed; of each kind the first, as several hosts notice the same."""
+        from overlapped.record import Remark
+
+        if any(remark.kind == kind for remark in self.crew.remarks):
+            return
+        self.crew.remarks.append(Remark(kind, says, advice))
         try:
-            warnings.warn(f"{self.crew.spec.name}: {text}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{self.crew.spec.name}: {says}; write {advice}", RuntimeWarning, stacklevel=2)
         except RuntimeWarning as error:  # warnings are errors here: this one is told when the run ends
             self.crew.scope.cleanup_errors.append(error)
 
