@@ -27,7 +27,7 @@ EVERY_S: Final = 0.5
 """Between two frames at least: what changes faster nobody can read."""
 
 MOST_SHARE: Final = 0.02
-"""Of a core, for drawing: the bar of the terminal's painter too (benchmarks/dashboard.py)."""
+"""Of a core, for drawing: the bar of the terminal's painter too (benchmarks/watching.py)."""
 
 MOST_LISTENERS: Final = 64
 """Browsers that get frames at once: each holds a descriptor that the flow may need."""
