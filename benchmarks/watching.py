@@ -5,7 +5,8 @@
     python benchmarks/watching.py --rounds 9   how often everything is run (5)
 
 The best of all rounds counts: what else the machine does only adds. The browsers are three connections of another
-process. The bars: the account below 0.2 us an item; the view below 2 % of a core, and the page's thread below 3 %, with serving.
+process. The bars: the account below 0.2 us an item; the view below 2 % of a core; the page's thread, serving too, below
+3 %.
 """
 
 from __future__ import annotations
@@ -155,11 +156,11 @@ def thread_cpu_s(page: Dashboard) -> float:
 
 @contextmanager
 def without_account() -> Iterator[None]:
-    crew.Ledger = Blind  # type: ignore[misc, attr-defined]  # that is what is measured
+    crew.Ledger = Blind  # type: ignore[attr-defined]  # that is what is measured
     try:
         yield
     finally:
-        crew.Ledger = Ledger  # type: ignore[misc, attr-defined]  # back again
+        crew.Ledger = Ledger  # type: ignore[attr-defined]  # back again
 
 
 def frames_ms(items: int) -> tuple[float, float]:

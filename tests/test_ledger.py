@@ -333,6 +333,20 @@ def test_a_line_outside_of_the_loop_is_never_blamed_for_what_holds_its_thread():
     assert not [line for line, _ in record.loop_lines if line.endswith("never_blamed_for_what_holds_its_thread")]
 
 
+@pytest.mark.slow
+def test_code_that_was_made_by_namedtuple_or_dataclass_is_not_blamed_but_the_line_that_calls_it():
+    made = eval("lambda sleep: sleep(0.2)", {"__name__": "namedtuple_Row"})  # noqa: S307 - as namedtuple does
+
+    async def work(item: int) -> int:
+        await asyncio.sleep(0.01)
+        made(time.sleep)
+        return item
+
+    (stall, *_) = flow(range(4)).map(work, concurrency=1).run().record.stalls
+    assert stall.where.startswith("test_ledger.py:")
+    assert stall.code == "made(time.sleep)"
+
+
 def test_a_short_run_starts_no_watching_thread():
     seen: set[str] = set()
 

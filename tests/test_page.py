@@ -200,6 +200,30 @@ def test_shares_add_up_to_the_run():
     assert "no items 25%" in drawn
 
 
+def test_the_moment_after_the_last_point_is_no_peak_of_throughput():
+    points = tuple(Point(n / 10, 8, 8, 0, n * 10, n * 10) for n in range(100))
+    record = make_record(elapsed_s=9.901, stages=(make_stage(points=points, calls=1_000),))
+    rates = figures._rates(record.stages[0], record)
+    assert max(rate for _, rate in rates) < 110
+
+
+def test_percentiles_are_named_at_their_lines_where_there_is_room():
+    bins = (Bin(0.1, 0.11, 50), Bin(0.4, 0.44, 45), Bin(0.9, 0.99, 5))
+    drawn = str(figures.histogram(make_stage(latencies=bins)))
+    assert [mark for mark in (">p50<", ">p90<", ">p99<") if mark in drawn] == [">p50<", ">p90<", ">p99<"]
+    close = str(figures.histogram(make_stage(latencies=(Bin(0.1, 0.11, 100),))))
+    assert close.count(">p") == 1
+
+
+def test_while_a_run_goes_on_the_page_tells_what_set_the_pace_only_once_there_is_evidence():
+    early = make_record(state="running", elapsed_s=1.0, stages=(make_stage(times=Times(full_s=1.0)),))
+    late = dataclasses.replace(early, elapsed_s=5.0, stages=(make_stage(times=Times(full_s=5.0)),))
+    assert "What set the pace" not in page.fragment(early)
+    assert "What set the pace" in page.fragment(late)
+    waiting = make_record(state="running", items=0, stages=(make_stage(items_in=0, items_out=0, calls=0),))
+    assert "no item has come from the source yet" in page.fragment(waiting)
+
+
 # -- in a real browser -------------------------------------------------------------------------------------------
 
 

@@ -302,7 +302,7 @@ def test_plain_functions_that_compute_in_threads_are_sent_to_processes(options):
 @pytest.mark.slow
 def test_a_process_lane_that_is_short_of_items_is_said_to_be():
     async def trickle():
-        for number in range(40):
+        for number in range(150):  # 3 s: on a busy machine it takes one to start a process
             await asyncio.sleep(0.02)
             yield number
 

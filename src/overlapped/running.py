@@ -379,6 +379,8 @@ class Run(Scope):
         failures = (
             self.failures if self.raised is None else [self.raised, *(f for f in self.failures if f is not self.raised)]
         )
+        # The time is looked at last: whoever asks from another thread may have to wait between two stages.
+        stages = tuple(account(whole) for account in (*(crew.record for crew in self.crews), *self.accounts))
         return RunRecord(
             source=self.source_name,
             state=self.state,
@@ -388,7 +390,7 @@ class Run(Scope):
             failed=self.failed,
             failures=tuple(failure.record() for failure in failures),
             cleanup_errors=tuple(self.cleanup_errors),
-            stages=tuple(account(whole) for account in (*(crew.record for crew in self.crews), *self.accounts)),
+            stages=stages,
             cpu_s=cpu - self._usage[0],
             voluntary_switches=voluntary - self._usage[1],
             involuntary_switches=involuntary - self._usage[2],

@@ -185,7 +185,9 @@ class Watch:
                 code = frame.f_code
                 if code.co_name in _LOOPS_OWN and code.co_filename.startswith(_ASYNCIO):
                     return None  # beyond it is whoever started the loop
-                if _is_users(code.co_filename):
+                # What namedtuple and dataclass have written stands in "<string>"; so does `python -c`, the user's.
+                is_made = code.co_filename == "<string>" and frame.f_globals.get("__name__") != "__main__"
+                if not is_made and _is_users(code.co_filename):
                     return code.co_filename, code.co_qualname, frame.f_lineno
                 frame = frame.f_back
             return None

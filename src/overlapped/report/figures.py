@@ -32,6 +32,9 @@ WHY_CHARS: Final = 120
 MOST_BINS: Final = 80
 """Bars of a histogram: thinner ones would be lines."""
 
+MARK_WIDE: Final = 20
+"""px that the name of a percentile takes: one that is closer to another than that goes without."""
+
 MOST_BANDS: Final = 20
 """Stages of which calls are drawn: a page of them."""
 
@@ -222,6 +225,8 @@ def _rates(stage: StageRecord, record: RunRecord) -> list[tuple[float, float]]:
     for end in ends[1:]:
         if end[0] - chosen[-1][0] >= least_s:
             chosen.append(end)
+    if len(chosen) > 1 and record.elapsed_s - chosen[-1][0] < least_s:
+        chosen.pop()  # a moment, and what ended in it, would be a peak
     if chosen[-1][0] < record.elapsed_s:
         chosen.append(ends[-1])
     rates = [(a_s, (b - a) / (b_s - a_s)) for (a_s, a), (b_s, b) in pairwise(chosen) if b_s > a_s]
@@ -345,15 +350,19 @@ def histogram(stage: StageRecord) -> Picture | None:
     # An eighth of an octave is not the same width everywhere: what a bar's area says is the number of calls.
     heights = [bin_.calls / max(1e-9, x(bin_.high_s) - x(bin_.low_s)) for bin_ in bins]
     y = Scale(0, max(heights), 176, 56)
-    drawn.text(left, 18, name_of(stage), size=12)
-    drawn.text(left, 36, told, size=11, color="muted")
+    drawn.text(left, 15, name_of(stage), size=12)
+    drawn.text(left, 31, told, size=11, color="muted")
     drawn.rect(left, 48, right - left, 128, "panel")
     for bin_, height in zip(bins, heights, strict=True):
         title = f"{seconds(bin_.low_s)} to {seconds(bin_.high_s)}: about {bin_.calls:,} calls"
         begin, end = x(bin_.low_s), x(bin_.high_s)
         drawn.rect(begin, y(height), max(0.8, end - begin - 0.4), y(0) - y(height), "wait", title=title)
-    for _, took_s in marks:
+    labelled = -math.inf
+    for share, took_s in marks:
         drawn.tick(x(took_s), 112, 128, "ink", thick=1, title=seconds(took_s))
+        if (middle := min(x(took_s), right - 8)) - labelled >= MARK_WIDE:
+            drawn.text(middle, 46, f"p{share * 100:.0f}", size=9, color="muted", anchor="middle")
+            labelled = middle
     _times_axis(drawn, x, low, high, is_log=is_log)
     drawn.text(right, 220, "service time" + (", logarithmic" if is_log else ""), size=11, color="muted", anchor="end")
     return drawn

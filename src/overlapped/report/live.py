@@ -85,12 +85,12 @@ class Live:
 
     def _bar(self, record: RunRecord) -> str:
         per_s, _ = self._speed.of(record)
-        count = taken(record)
-        share = min(100, int(100 * count / record.source_items)) if record.source_items else None
-        words = [counted(count, "item") + (f" of {record.source_items:,}" if record.source_items is not None else "")]
+        share = min(100, int(100 * taken(record) / record.source_items)) if record.source_items else None
+        words = [] if share is None else [f"of {counted(record.source_items or 0, 'item')}"]
         if record.state == "running":
             left_s = self._speed.left_s(record)
-            words += [f"{per_s or '0/s'} lately"] + ([] if left_s is None else [f"about {clock(left_s)} left"])
+            words += [f"{per_s or '0/s'} lately"]
+            words += [] if left_s is None or left_s < 1 else [f"about {clock(left_s)} left"]
         words += [f"{record.failed:,} failed"] if record.failed else []
         return page.render("live_bar.html", share=share, words=words)
 

@@ -238,12 +238,14 @@ def provenance(record: RunRecord) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(record.started_at)) if record.started_at else ""
     stages = " → ".join(figures.name_of(stage) for stage in record.stages)
     flow = f"{cut(escape(record.source), 60)}" + (f" → {stages}" if stages else "")
-    cpus = f"{record.cpus} CPU{'' if record.cpus == 1 else 's'}"
+    cpus = f"{record.cpus}\u00a0CPU{'' if record.cpus == 1 else 's'}"
     return " · ".join(part for part in (flow, when, escape(record.made_by), cpus) if part)
 
 
 def notes(record: RunRecord) -> Iterator[str]:
     """Further numbers of the whole run."""
+    if record.stages and not record.stages[0].items_in:
+        yield "no item has come from the source" + (" yet" if record.state == "running" else "")
     alone_s = sum(stage.service_s for stage in record.stages)
     if record.elapsed_s > 0 and alone_s > 1.1 * record.elapsed_s and record.state in ("done", "stopped"):
         times = alone_s / record.elapsed_s
