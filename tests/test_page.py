@@ -204,7 +204,7 @@ def test_the_moment_after_the_last_point_is_no_peak_of_throughput():
     points = tuple(Point(n / 10, 8, 8, 0, n * 10, n * 10) for n in range(100))
     record = make_record(elapsed_s=9.901, stages=(make_stage(points=points, calls=1_000),))
     rates = figures._rates(record.stages[0], record)
-    assert max(rate for _, rate in rates) < 110
+    assert max(rate for _, rate in rates) < 200  # and not 10,000, for 10 calls within a millisecond
 
 
 def test_percentiles_are_named_at_their_lines_where_there_is_room():
@@ -212,7 +212,7 @@ def test_percentiles_are_named_at_their_lines_where_there_is_room():
     drawn = str(figures.histogram(make_stage(latencies=bins)))
     assert [mark for mark in (">p50<", ">p90<", ">p99<") if mark in drawn] == [">p50<", ">p90<", ">p99<"]
     close = str(figures.histogram(make_stage(latencies=(Bin(0.1, 0.11, 100),))))
-    assert close.count(">p") == 1
+    assert [mark for mark in (">p50<", ">p90<", ">p99<") if mark in close] == [">p50<"]
 
 
 def test_while_a_run_goes_on_the_page_tells_what_set_the_pace_only_once_there_is_evidence():

@@ -301,12 +301,17 @@ def test_plain_functions_that_compute_in_threads_are_sent_to_processes(options):
 
 @pytest.mark.slow
 def test_a_process_lane_that_is_short_of_items_is_said_to_be():
+    started = threading.Event()
+
     async def trickle():
-        for number in range(150):  # 3 s: on a busy machine it takes one to start a process
+        yield 0
+        while not started.is_set():  # on a busy machine it takes a second or two to start a process
+            await asyncio.sleep(0.01)
+        for number in range(100):
             await asyncio.sleep(0.02)
             yield number
 
-    record = flow(trickle()).map(abs, on="process").run().record
+    record = flow(trickle()).map(abs, on="process").tap(lambda _: started.set(), on="inline").run().record
     assert "source" in kinds(record)
     assert "idle processes" in kinds(record)
     assert record.stages[0].cpu_s is not None
