@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import sys
 import time
 from typing import Any
 
 POSTGRES = {"host": "127.0.0.1", "user": os.environ.get("PGUSER", "root"), "database": "test"}
-NAP_S = 0.1
+NAP_S = 0.5
 
 Span = tuple[int, float, float]
 """Process, start and end of a call."""
@@ -101,6 +103,15 @@ def computes(cpu_s: float) -> float:
     return cpu_s
 
 
+def imports_slowly(item: tuple[int, str]) -> int:
+    """The first call imports a module that takes 0.5 s."""
+    n, folder = item
+    sys.path.insert(0, folder)
+    importlib.import_module("slow_to_import")
+    time.sleep(0.01)
+    return n
+
+
 def waits_in_c(nap_s: float) -> float:
     """As a client library in C: it waits for its own socket, and gevent does not see it."""
     from gevent import monkey
@@ -123,7 +134,7 @@ def spans_in_c_if_long(nap_s: float) -> Span:
 
 def waits_in_c_at_0(item: tuple[int, float]) -> int:
     n, nap_s = item
-    (waits_in_c if n == 0 else naps)(nap_s if n == 0 else 0.01)
+    (waits_in_c if n == 0 else naps)(nap_s if n == 0 else 0.05)
     return n
 
 
@@ -144,6 +155,12 @@ def asks_psycopg2(_: int) -> Span:
         return _span(started)
     finally:
         connection.close()
+
+
+def waits_by_callback(_: int) -> bool:
+    from psycopg2.extensions import get_wait_callback
+
+    return get_wait_callback() is not None
 
 
 def connect_psycopg2() -> Any:

@@ -283,10 +283,11 @@ def test_a_time_out_comes_true_even_if_the_call_never_gives_way(monkeypatch):
     """No greenlet of that process can hear of it: it is ended, and what else it had is called again elsewhere."""
     monkeypatch.setattr(hosts, "DEAF_S", 0.3)
     started = time.perf_counter()
-    chain = flow([(n, 60.0) for n in range(30)]).map(kit.waits_in_c_at_0, on="greenlet", timeout_s=0.5, concurrency=4)
+    items = [(n, 60.0) for n in range(100)]
+    chain = flow(items).map(kit.waits_in_c_at_0, on="greenlet", timeout_s=0.5, concurrency=4)
     with pytest.warns(RuntimeWarning, match="does not yield"):
         values, failures = kept(chain)
-    assert values == [*range(1, 30)]
+    assert values == [*range(1, 100)]
     assert {item[0]: type(error) for item, error in failures.items()} == {0: CallTimeout}
     assert time.perf_counter() - started < 20
 
@@ -368,6 +369,14 @@ def test_calls_that_give_way_are_not_told_of():
     chain = flow([0.3] * 20).map(kit.naps, on="greenlet", concurrency=10)
     assert chain.run().stages[0].remarks == ()
     assert flow(range(50_000)).map(process_kit.double, on="greenlet", concurrency=10).run().stages[0].remarks == ()
+
+
+def test_an_import_in_a_call_is_no_call_that_does_not_yield(tmp_path):
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    )
+    chain = flow([(n, str(tmp_path)) for n in range(8)]).map(kit.imports_slowly, on="greenlet", concurrency=8)
+    assert chain.run().stages[0].remarks == ()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the others need a second process")

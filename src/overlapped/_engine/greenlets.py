@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.001
 """Longest one greenlet makes calls on end before the hub turns."""
 
+MOST_CHAINED: Final = 20
+"""Exceptions that are followed back: a chain may be a ring."""
+
 UNYIELDING_S: Final = 0.001
 """A call that takes so long and never waits for the hub holds up the others; a shorter one is not worth a word."""
 
@@ -269,6 +272,8 @@ class Greenlets:
             return code, value
         except BaseException as error:  # noqa: BLE001 - becomes the item's failure, or ends the run, over there
             call.number = -1
+            if call.is_struck and _comes_of(error, self.gevent.GreenletExit):
+                error = self.gevent.GreenletExit()
             return ERROR, tuple(pack_error(self._as_known(error)))
 
     def _as_known(self, error: BaseException) -> BaseException:
@@ -336,7 +341,7 @@ class Greenlets:
         """A call that was stopped may leave a connection in the middle of something: the next one gets a new one."""
         call.is_struck = False
         if call.opened is not None:
-            call.opened.close()
+            call.opened.close(on_error=lambda error: None)  # it may be broken, since its call was stopped
             call.opened = call.given = None
 
     # -- what the run is told -----------------------------------------------------------------------------
@@ -376,3 +381,13 @@ class Greenlets:
             self.is_telling = False
         if long:
             self.mouth.send(["started", long])
+
+
+def _comes_of(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """True if it was raised while one of that kind was handled: a client that was stopped finds itself broken."""
+    seen = 0
+    while error is not None and seen < MOST_CHAINED:
+        if isinstance(error, kind):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False

@@ -114,9 +114,11 @@ class Heartbeat:
         self._makes_calls = type(host)._make.__code__  # of the frame under every call
         self._cpu = thread_clock(self._ident)
         self._is_over = False
-        self._has_said = host.hub.loop.iteration < 0  # a loop of another kind, which does not count its turns
+        self._counts_turns = host.hub.loop.iteration >= 0  # libev's does
+        self._has_said = False
         self._looked_s = 0.0
-        self._seen = (-1, -1)  # turns of the hub and calls begun, when a call was first found at work
+        self._beats = self._asked = 0  # answered by the hub, and asked for
+        self._seen = (-1, -1, -1)  # beats, calls begun, and the call, when it was first found at work
         self._since = self._window = self._moment(0.0)
         self._told: set[int] = set()
         self._is_held = False  # and the run knows
@@ -145,20 +147,27 @@ class Heartbeat:
 
     def _look(self, now_s: float) -> None:
         late_s, self._looked_s = now_s - self._looked_s, now_s
-        place = self._place()
-        seen = (self._host.hub.loop.iteration, self._host.begun) if place is not None else (-1, -1)
-        if place is not None and seen == self._seen and late_s < 3 * LOOK_S:
+        place, call = self._place()
+        seen = (self._beats, self._host.begun, call)
+        if place and seen == self._seen and late_s < 3 * LOOK_S:
             self._look_at_one(self._moment(now_s), place)
         else:
             self._seen, self._since = seen, self._moment(now_s)
             if self._is_held and self._host.mouth.send_beside(["turns"]):
                 self._is_held = False
-        if place is not None:
+        if place and self._asked == self._beats:
+            self._asked += 1
+            self._host.hub.loop.run_callback_threadsafe(self._beat)
+        if place:
             self._places[place] += 1
         self._add_up(now_s)
 
+    def _beat(self) -> None:
+        """In the hub: whatever was at work has given way."""
+        self._beats += 1
+
     def _look_at_one(self, now: Moment, place: str) -> None:
-        """One call has been at work since the last look, at least, and the hub has not turned."""
+        """One call has been at work since the last look, at least, and the hub has not had its turn."""
         held_s = _without_delay(self._since, now)
         if held_s >= HELD_S:
             who = f"{self._host.task.described.name}, at {place},"
@@ -170,7 +179,7 @@ class Heartbeat:
         """Calls that never give way may be short, and yet be all that happens: a database's C client."""
         host, from_ = self._host, self._window
         held_s = host.unyielding_s - from_.unyielding_s
-        if held_s >= HELD_S and self._places:
+        if held_s >= HELD_S and self._places and self._counts_turns:
             now = self._moment(now_s)
             held_s -= now.delay_s - from_.delay_s
             calls, wall_s = host.unyielding - from_.unyielding, now_s - from_.at_s
@@ -213,16 +222,16 @@ class Heartbeat:
         cpu_s = self._cpu() if self._cpu is not None else 0.0
         return Moment(now_s, cpu_s, run_delay_s(self._native_id), host.unyielding_s, host.unyielding)
 
-    def _place(self) -> str | None:
-        """The user's line at which a call is at work now; None: the hub waits, or something else is at work."""
+    def _place(self) -> tuple[str, int]:
+        """The user's line at which a call is at work, and which call; "": the hub waits, or imports, which is once."""
         top: FrameType | None = sys._current_frames().get(self._ident)  # noqa: SLF001 - the documented way to it
         one = top
         try:
-            while one is not None:
+            while one is not None and not one.f_code.co_filename.startswith("<frozen importlib"):
                 if one.f_code is self._makes_calls:
-                    return users_place(top, one) or self._host.task.described.where or "its first line"
+                    return users_place(top, one) or self._host.task.described.where or "its first line", id(one)
                 one = one.f_back
-            return None
+            return "", -1
         finally:
             del top, one  # they must not keep the user's objects alive
 

@@ -31,13 +31,13 @@ class Opened:
         """`close()` is called (and awaited, by `aclose`) at the end."""
         self._closers.append(close)
 
-    def close(self) -> None:
-        """Close all of it."""
+    def close(self, on_error: Callable[[BaseException], object] | None = None) -> None:
+        """Close all of it; `on_error` is told instead, of errors that are to be expected."""
         while self._closers:
             try:
                 self._closers.pop()()
             except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
-                self._on_error(error)
+                (on_error or self._on_error)(error)
 
     async def aclose(self) -> None:
         """Close all of it, also when cancelled meanwhile: then the cancellation goes on at the end."""
