@@ -1,10 +1,11 @@
 """Pictures of report and live page in a real browser: six kinds of runs, light and dark, to be looked at.
 
-    python benchmarks/screenshots.py FOLDER              all of them (three minutes)
+    python benchmarks/screenshots.py FOLDER              all of them (four minutes)
     python benchmarks/screenshots.py FOLDER --only fetch one run
     python benchmarks/screenshots.py --docs              the two of the documentation, into docs/pictures
 
-Needs Chromium. Everything runs on this machine: the pages that are fetched come from a server of this script.
+Needs Chromium, and --docs Pillow, for small files.
+Everything runs on this machine: the pages that are fetched come from a server of this script.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import sys
 from pathlib import Path
@@ -153,13 +155,17 @@ def empty(_: str, __: Path) -> Flow[Any]:
 
 
 JOBS: dict[str, tuple[Job, float]] = {  # and when the live page is looked at, s
-    "fetch": (fetching, 6.0),
+    "fetch": (fetching, 25.0),
     "cpu": (computing, 4.0),
     "slow-sink": (slow_sink, 6.0),
     "five": (five, 0.9),
     "failed": (failing, 2.5),
     "empty": (empty, 0.7),
 }
+
+
+DOCS_HIGH = 1_260
+"""Of a picture of the documentation, px: down to the first charts of limit and throughput."""
 
 
 # -- the pictures ---------------------------------------------------------------------------------------------
@@ -205,7 +211,7 @@ async def main() -> None:
     parser.add_argument("--docs", action="store_true", help="make those of the documentation")
     args = parser.parse_args()
     if args.serve:
-        await serve(0.1, 400)
+        await serve(0.2, 60)
         return
     if bool(args.docs) == bool(args.folder):
         parser.error("give a folder, or --docs")
@@ -213,7 +219,27 @@ async def main() -> None:
     os.makedirs(folder, exist_ok=True)
     async with browser() as chromium:
         for name in ["fetch"] if args.docs else [args.only] if args.only else JOBS:
-            await take(chromium, name, folder)
+            await take(chromium, name, folder, high=DOCS_HIGH if args.docs else None)
+    if args.docs:
+        for taken, shown in (("fetch-live", "live"), ("fetch-report", "report")):
+            shrink(folder / f"{taken}.png", ROOT / "docs" / "pictures" / f"{shown}.png")
+
+
+def shrink(taken: Path, shown: Path) -> None:
+    """The picture with its 256 most frequent colors, a third of its size; the others become the nearest of them."""
+    import PIL.Image
+
+    with PIL.Image.open(taken) as file:
+        picture = file.convert("RGB")
+    counted: Any = picture.getcolors(1 << 24)
+    colors = [color for _, color in sorted(counted, reverse=True)]
+    kept = colors[:256]
+    places = {color: min(range(len(kept)), key=lambda at: math.dist(kept[at], color)) for color in colors}
+    small = PIL.Image.new("P", picture.size)
+    small.putpalette([value for color in kept for value in color])
+    pixels: Any = picture.getdata()
+    small.putdata([places[color] for color in pixels])
+    small.save(shown, optimize=True)
 
 
 if __name__ == "__main__":

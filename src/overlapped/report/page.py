@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from overlapped.report import figures
 from overlapped.report.data import to_dict
 from overlapped.report.plain import cut, escape, plain, plain_error
-from overlapped.report.speed import SURE_S
+from overlapped.report.speed import SURE_S, taken
 from overlapped.report.svg import style
 from overlapped.report.text import counted, rate, seconds
-from overlapped.report.verdict import verdict
+from overlapped.report.verdict import times, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,9 +225,11 @@ def _inline(drawn: Any) -> Any:
 
 def headline(record: RunRecord) -> str:
     """Items, seconds, rate; and how it ended, if not well."""
-    taken = max(record.items, record.stages[0].items_in if record.stages else 0)
-    per_s = rate(taken, record.elapsed_s) if taken else ""
-    text = f"{counted(taken, 'item')} in {seconds(record.elapsed_s)}" + (f" ({per_s})" if per_s else "")
+    count = max(record.items, record.stages[0].items_in if record.stages else 0)
+    if record.state == "running":
+        count = max(record.items, taken(record))  # not those that have only been pulled
+    per_s = rate(count, record.elapsed_s) if count else ""
+    text = f"{counted(count, 'item')} in {seconds(record.elapsed_s)}" + (f" ({per_s})" if per_s else "")
     how = {"done": "", "running": "running: ", "stopped": "stopped early: "}.get(record.state, f"{record.state}: ")
     failed = f", {record.failed:,} failed" if record.failed else ""
     return how + text + failed
@@ -248,9 +250,8 @@ def notes(record: RunRecord) -> Iterator[str]:
         yield "no item has come from the source" + (" yet" if record.state == "running" else "")
     alone_s = sum(stage.service_s for stage in record.stages)
     if record.elapsed_s > 0 and alone_s > 1.1 * record.elapsed_s and record.state in ("done", "stopped"):
-        times = alone_s / record.elapsed_s
         alone = f"about {seconds(alone_s)} (the sum of service times)"
-        yield f"one call at a time: {alone}; overlapped about {times:,.2g}x as fast"
+        yield f"one call at a time: {alone}; overlapped about {times(alone_s / record.elapsed_s)}x as fast"
     if record.elapsed_s > 0 and record.cpu_s:
         loop = "" if record.loop_cpu_s is None else f", of which the loop's thread {seconds(record.loop_cpu_s)}"
         yield f"CPU {seconds(record.cpu_s)} ({record.cpu_s / record.elapsed_s:.0%} of one core){loop}"

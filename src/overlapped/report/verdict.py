@@ -306,7 +306,7 @@ def _ordered(stage: StageRecord, share: float, record: RunRecord, stages: list[S
     says = f"{_name(stage)}: results waited for the one before them {waited:.0%} of the time, with slots free"
     if factor < WORTH:
         return Finding("order", stage.name, says, "ordered=False, if the order does not matter", share=share)
-    advice = f"ordered=False, if the order does not matter: about {factor:.2g}x as fast, with its slots in use"
+    advice = f"ordered=False, if the order does not matter: about {times(factor)}x as fast, with its slots in use"
     return Finding("order", stage.name, says, advice, factor, share)
 
 
@@ -325,7 +325,7 @@ def _outside(kind: Kind, share: float, record: RunRecord, stages: list[StageReco
     advice = "move that work into a stage of its own"
     factor = _next_limit(None, record, stages)
     if factor >= WORTH:
-        advice += f"; at most about {factor:.2g}x as fast before a stage is the limit"
+        advice += f"; at most about {times(factor)}x as fast before a stage is the limit"
     return Finding(kind, "", says, advice, factor if factor >= WORTH else 0.0, share)
 
 
@@ -344,6 +344,8 @@ def _full_stage(kind: Kind, stage: StageRecord, share: float, record: RunRecord,
             says += ": it is what it waits for, not this machine"
         return Finding(kind, stage.name, says, "a faster service, or fewer or smaller calls (batches)", share=share)
     if kind == "ramp":
+        if record.state == "running":
+            return Finding(kind, stage.name, f"{says}; its limit is still growing ({stage.limit})", "", share=share)
         says += f"; its limit was still growing ({stage.limit}) when the run ended"
         return Finding(kind, stage.name, says, "a longer run finds it", share=share)
     factor = _next_limit(stage, record, stages)
@@ -351,7 +353,7 @@ def _full_stage(kind: Kind, stage: StageRecord, share: float, record: RunRecord,
         f"concurrency={stage.limit} was given: if what it calls takes more, a higher number, or none to have it found"
     )
     if factor >= WORTH:
-        advice += f"; at most about {factor:.2g}x as fast before another part is the limit"
+        advice += f"; at most about {times(factor)}x as fast before another part is the limit"
     elif factor:
         advice += "; it would gain little, the next part is nearly as slow"
     return Finding(kind, stage.name, says, advice, factor if factor >= WORTH else 0.0, share)
@@ -436,6 +438,11 @@ def _remarks(stages: list[StageRecord]) -> list[Finding]:
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
+
+
+def times(factor: float) -> str:
+    """A factor for people: two digits below ten, whole from there on."""
+    return f"{factor:.2g}" if factor < 10 else f"{factor:,.0f}"
 
 
 def _name(stage: StageRecord) -> str:
