@@ -82,7 +82,7 @@ def loop_made_once() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_over(loop_errors: list[str]) -> Iterator[None]:
+def nothing_left_over(request: pytest.FixtureRequest, loop_errors: list[str]) -> Iterator[None]:
     """Fails a test that leaves a task, thread, child process or descriptor, or makes a loop complain."""
     probes: dict[str, Callable[[], set[str]]] = {
         "tasks": _pending_tasks,
@@ -90,6 +90,8 @@ def nothing_left_over(loop_errors: list[str]) -> Iterator[None]:
         "child processes": _children,
         "descriptors": _descriptors,
     }
+    if request.node.get_closest_marker("keeps_descriptors"):
+        del probes["descriptors"]
     before = {name: probe() for name, probe in probes.items()}
     yield
     found = {name: _what_stays(probe, before[name]) for name, probe in probes.items()}

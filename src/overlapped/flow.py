@@ -54,7 +54,7 @@ class CallOptions(TypedDict, total=False):
 
     concurrency: most calls in flight: AUTO (measured), an int >= 1, or a ControllerSpec.
     ordered: True (default): results leave in the order of their items; False: as completed.
-    on: the lane: AUTO, "coroutine", "thread", "inline", "process", "greenlet".
+    on: the lane: AUTO, "coroutine", "thread", "inline", "process", "greenlet", "ray".
     retry: which failed calls are made again: Retry(...).
     timeout_s: longest time for one attempt, s; queueing does not count.
     rate: how often calls may start: Rate(100, per_s=1).
@@ -64,7 +64,7 @@ class CallOptions(TypedDict, total=False):
 
     concurrency: int | ControllerSpec
     ordered: bool
-    on: Auto | Literal["coroutine", "thread", "inline", "process", "greenlet"]
+    on: Auto | Literal["coroutine", "thread", "inline", "process", "greenlet", "ray"]
     retry: Retry | None
     timeout_s: float | None
     rate: Rate | None

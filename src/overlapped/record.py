@@ -164,8 +164,8 @@ class StageRecord:
     Attributes:
         name: the stage's name, the function's name unless the user gave another.
         verb: the method that wrote it: "map", "flat_map", "batch", ...
-        lane: where its calls run now: "coroutine", "inline", "thread", "process", "greenlet"; "" for a stage that
-            makes no calls.
+        lane: where its calls run now: "coroutine", "inline", "thread", "process", "greenlet", "ray"; "" for a
+            stage that makes no calls.
         why: why that lane.
         limit: most calls allowed in flight now (0 for a stage that makes no calls).
         limit_range: smallest and largest limit so far.

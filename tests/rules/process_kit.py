@@ -92,6 +92,26 @@ def naps(n: float) -> float:
     return n
 
 
+def naps_and_says_where(n: float) -> tuple[int, float, float]:
+    started = time.perf_counter()
+    time.sleep(n)
+    return os.getpid(), started, time.perf_counter()
+
+
+def naps_and_counts(item: tuple[int, str]) -> tuple[int, int]:
+    n, path = item
+    count(n, path)
+    time.sleep(0.01)
+    return n, os.getpid()
+
+
+def count(n: int, path: str) -> None:
+    """Note a call; appending is atomic."""
+    notes = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    os.write(notes, f"{n}\n".encode())
+    os.close(notes)
+
+
 def naps_through_signals(n: float) -> float:
     """As a call into C that never comes back."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -145,6 +165,12 @@ def asynchronous(n: int) -> Any:
 def with_connection(n: int, connection: Any) -> Any:
     connection.note(n)
     return n, connection.pid
+
+
+def naps_with_connection(n: int, connection: Any) -> int:
+    connection.note(n)
+    time.sleep(0.03)
+    return n
 
 
 class Connection:
@@ -233,6 +259,13 @@ async def naps_and_says(item: tuple[float, str]) -> None:
         with open(path, "w", encoding="ascii") as file:
             file.write("cancelled")
         raise
+
+
+async def naps_awaiting_and_counts(item: tuple[int, str]) -> tuple[int, int]:
+    n, path = item
+    count(n, path)
+    await asyncio.sleep(0.01)
+    return n, os.getpid()
 
 
 async def dies_awaiting_at_7(n: int) -> int:

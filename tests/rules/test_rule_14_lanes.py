@@ -221,7 +221,7 @@ def test_a_cache_that_hits_and_then_misses_for_long_goes_back_to_threads():
 # -- use ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("on", ["greenlet", "ray", "threads", "", 1, None])
+@pytest.mark.parametrize("on", ["gevent", "cluster", "threads", "", 1, None])
 def test_a_lane_that_is_not_there_is_refused_when_written(on):
     with pytest.raises(UsageError, match="on"):
         flow([1]).map(same, on=on)

@@ -35,6 +35,16 @@ def frame(about: list[Any], values: bytes = b"") -> list[bytes]:
     return [_HEADER.pack(len(head), len(values)), head, values]
 
 
+def unframed(frames: bytes) -> Iterator[tuple[list[Any], memoryview]]:
+    """The frames of a piece that holds whole ones."""
+    view, start = memoryview(frames), 0
+    while start < len(view):
+        about, values = _HEADER.unpack_from(view, start)
+        middle = start + _HEADER.size + about
+        yield pickle.loads(view[start + _HEADER.size : middle]), view[middle : middle + values]  # noqa: S301 - the way to it is private
+        start = middle + values
+
+
 class Receiver:
     """Bytes to frames."""
 

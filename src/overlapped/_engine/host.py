@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from overlapped._engine.parcels import PackedError, unpack_error
+from overlapped._engine.parcels import BY_NAME, PackedError, Packing, unpack_error
 from overlapped._engine.ports import Outcome
 from overlapped._engine.trays import DROPPED, Spread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from overlapped._engine.frames import BlockingWire
     from overlapped._engine.links import Link, OnFrame, OnGone
     from overlapped._engine.serving import Task
+
+    End = Callable[[], Coroutine[Any, Any, None]]
 
 OK: Final = 0
 ERROR: Final = 1
@@ -30,6 +34,9 @@ class HostLane(Protocol):
     KINDS: frozenset[str]
     """Kinds of functions that it takes."""
 
+    PACKING: Packing
+    """How functions, items and results travel."""
+
     def refuse_here(self, at: str) -> None:
         """Raise UsageError where this lane cannot work: the platform, a package that is missing."""
 
@@ -39,6 +46,14 @@ class HostLane(Protocol):
 
     def is_single(self, kind: str) -> bool:
         """True if a host makes one call at a time, for that kind of function."""
+        ...
+
+    def can_cancel(self, kind: str) -> bool:
+        """True if a call that runs can be ended, for that kind of function."""
+        ...
+
+    async def begin(self) -> End | None:
+        """Make ready whatever hosts need; what is given back takes it down when all of them have gone."""
         ...
 
     def launch(self, on_frame: OnFrame, on_gone: OnGone) -> Link:
@@ -60,6 +75,7 @@ class Work(NamedTuple):
         main: where `__main__` is.
         argv: `sys.argv`.
         own: those of the resources that each worker of a host opens for itself.
+        packing: how values come back.
     """
 
     fn: bytes
@@ -71,6 +87,7 @@ class Work(NamedTuple):
     main: tuple[str, str]
     argv: list[str]
     own: tuple[str, ...] = ()
+    packing: Packing = BY_NAME
 
 
 class Host:

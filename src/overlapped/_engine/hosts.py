@@ -22,7 +22,7 @@ from overlapped.errors import HostDied, RemoteError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overlapped._engine.host import Entry, Work
+    from overlapped._engine.host import End, Entry, Work
     from overlapped._engine.links import Link, OnFrame, OnGone
 
 AHEAD_S: Final = 0.004
@@ -69,6 +69,8 @@ class HostPort:
         on_cleanup_error: told of what was raised while a host closed its resources.
         on_message: told what a host has noticed: kind, text, and the line to write instead.
         on_ahead: told how many jobs all hosts together hold beyond those they run.
+        can_cancel: a call that runs can be ended.
+        on_closed: called once, when no host is left.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class HostPort:
         on_cleanup_error: Callable[[BaseException], None],
         on_message: Callable[[Literal["unyielding"], str, str], None],
         on_ahead: Callable[[int], None] = lambda ahead: None,
+        can_cancel: bool = True,
+        on_closed: End | None = None,
     ) -> None:
         refuse_while_main_is_imported()
         know_main()
@@ -98,6 +102,8 @@ class HostPort:
         self._on_cleanup_error = on_cleanup_error
         self._on_message = on_message
         self._on_ahead = on_ahead
+        self._can_cancel = can_cancel
+        self._on_closed = on_closed
         self._deliver: Callable[[list[Outcome]], None] = lambda outcomes: None
         self._hosts: list[Host] = []
         self._places = Places()
@@ -169,7 +175,7 @@ class HostPort:
                 self._later(CANCEL_S, self._condemn, host, index, host.cancelled)
             else:
                 self._later(DEAF_S, self._condemn, host, index, host.unheard)
-        return True
+        return self._can_cancel
 
     async def close(self, grace_s: float) -> int:
         """Let the hosts finish what they run, close their resources and end; kill those that don't."""
@@ -202,6 +208,9 @@ class HostPort:
         self._deliver = lambda outcomes: None
         for ready in self._ready:
             ready.cancel()
+        end, self._on_closed = self._on_closed, None
+        if end is not None:
+            await end()
         return killed
 
     async def _change(self, most_s: float) -> None:
@@ -304,7 +313,7 @@ class HostPort:
 
     def _send(self, host: Host, jobs: list[tuple[int, object]]) -> None:
         try:
-            values = pack([item for _, item in jobs])
+            values = pack([item for _, item in jobs], self._work.packing)
         except Exception as error:  # noqa: BLE001 - what pickle raises depends on the object
             if len(jobs) > 1:
                 for job in jobs:
@@ -354,7 +363,7 @@ class HostPort:
     def _heard_started(self, host: Host, calls: list[tuple[int, float]], values: memoryview) -> None:
         for number, started_s in calls:
             if number in host.sent:
-                host.started[number] = started_s + self._offset_s
+                host.started[number] = started_s + self._offset_s + host.link.offset_s
         if self._is_single and len(host.sent) > 1:  # this call is long: what lies behind it need not wait
             host.link.send(["back"])
 
@@ -405,7 +414,7 @@ class HostPort:
         others = sum(other.in_flight for other in self._hosts if other is not host)
         outcomes = []
         spent_s = 0.0
-        verb, offset_s, each_s = self._work.verb, self._offset_s, cpu_s / len(entries)
+        verb, each_s, offset_s = self._work.verb, cpu_s / len(entries), self._offset_s + host.link.offset_s
         sent, limit, is_map = host.sent, self._limit, verb in ("map", "flat_map")
         for entry, value in zip(entries, results, strict=True):
             number, code, started_s, ended_s, in_flight = entry

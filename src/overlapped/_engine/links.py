@@ -43,6 +43,11 @@ class Link(Protocol):
         """What it is, for messages: "process 123"."""
         ...
 
+    @property
+    def offset_s(self) -> float:
+        """What makes its clock ours, when added: other machines count from another moment."""
+        ...
+
 
 class ProcessLink:
     """A Python of its own that serves one lane.
@@ -84,6 +89,11 @@ class ProcessLink:
         finally:
             theirs.close()
         self._wire = Wire(ours, loop, on_frame, self._ended)
+
+    @property
+    def offset_s(self) -> float:
+        """All processes of a machine have one clock."""
+        return 0.0
 
     @property
     def place(self) -> str:

@@ -2,11 +2,13 @@
 
 Functions go as `module:qualname`, which is how pickle does it; those that have no such name (lambdas, functions
 inside functions, what a notebook defined) go by value if cloudpickle is installed. `__main__` is imported by a
-host when it is first asked for something, under the name `__mp_main__`, as multiprocessing does.
+host when it is first asked for something, under the name `__mp_main__`, as multiprocessing does; a host on another
+machine has no such file, so what stands there goes by value too.
 """
 
 from __future__ import annotations
 
+import importlib
 import os.path
 import pickle
 import runpy
@@ -25,6 +27,26 @@ Origin = tuple[str, str]
 """Where `__main__` comes from: ("module", name) or ("path", file); ("", "") if it cannot be imported."""
 
 
+class Packing(NamedTuple):
+    """How what has no name in another process gets there.
+
+    Attributes:
+        by_value: the module that packs it. Both ends use the same one, or a class would come back as another class.
+        has_main: hosts can import `__main__`, wherever it has a file.
+    """
+
+    by_value: str = "cloudpickle"
+    has_main: bool = True
+
+    @property
+    def origin(self) -> Origin:
+        """Where hosts find `__main__`."""
+        return main_origin() if self.has_main else ("", "")
+
+
+BY_NAME: Final = Packing()
+
+
 class PackedError(NamedTuple):
     """An exception that may be unreadable where it arrives, and its text, which is not."""
 
@@ -36,8 +58,8 @@ class PackedError(NamedTuple):
 # -- functions and values ------------------------------------------------------------------------------------
 
 
-def pack(value: object) -> bytes:
-    """`value` as bytes, by cloudpickle if pickle cannot and that is installed.
+def pack(value: object, packing: Packing = BY_NAME) -> bytes:
+    """`value` as bytes, by value if pickle cannot and what does that is installed.
 
     Raises:
         Exception: whatever pickle raises for what cannot travel.
@@ -45,37 +67,37 @@ def pack(value: object) -> bytes:
     try:
         blob = pickle.dumps(value, PROTOCOL)
     except Exception:  # what it raises depends on the object
-        by_value = _by_value(value)
+        by_value = _by_value(value, packing)
         if by_value is None:
             raise
         return by_value
-    if b"__main__" in blob and main_origin() == ("", ""):
-        return _by_value(value) or blob
+    if b"__main__" in blob and packing.origin == ("", ""):
+        return _by_value(value, packing) or blob
     return blob
 
 
-def _by_value(value: object) -> bytes | None:
+def _by_value(value: object, packing: Packing) -> bytes | None:
     try:
-        import cloudpickle
+        packs: Any = importlib.import_module(packing.by_value)
     except ImportError:
         return None
-    return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]  # it has no types
+    return packs.dumps(value, PROTOCOL)  # type: ignore[no-any-return]  # they have no types
 
 
-def pack_function(fn: object, at: str, name: str) -> bytes:
+def pack_function(fn: object, at: str, name: str, packing: Packing = BY_NAME) -> bytes:
     """A function of the user's as bytes.
 
     Raises:
         UsageError: it cannot travel; the message shows what to write instead.
     """
     try:
-        blob = pack(fn)
+        blob = pack(fn, packing)
     except Exception as error:
         raise UsageError(
             f"{at}: {name} cannot be sent to another process ({short(error, 200)}); "
             f"define it with def at the top of a module, or install cloudpickle"
         ) from error
-    if b"__main__" in blob and main_origin() == ("", "") and _by_value(None) is None:
+    if b"__main__" in blob and packing.origin == ("", "") and _by_value(None, packing) is None:
         raise UsageError(
             f"{at}: {name} stands in a main module that has no file, where no other process can import it; "
             f"write it into a module, or install cloudpickle"
@@ -86,12 +108,12 @@ def pack_function(fn: object, at: str, name: str) -> bytes:
 # -- exceptions ----------------------------------------------------------------------------------------------
 
 
-def pack_error(error: BaseException) -> PackedError:
+def pack_error(error: BaseException, packing: Packing = BY_NAME) -> PackedError:
     """An exception, with the text of its traceback. Bytes that cannot be read back are left out."""
     text = "".join(traceback.format_exception(error))
     brief = short(error)
     try:
-        blob = pack(error)
+        blob = pack(error, packing)
         copy = pickle.loads(blob)  # noqa: S301 - what was just made
         if type(copy) is not type(error):
             blob = b""

@@ -10,15 +10,15 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import describe, is_awaitable, is_generator, refuse_result
-from overlapped._engine.frames import PROTOCOL
 from overlapped._engine.host import ERROR, OK
-from overlapped._engine.parcels import pack, pack_error
+from overlapped._engine.parcels import BY_NAME, pack, pack_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlapped._engine.callables import Described
     from overlapped._engine.host import Work
+    from overlapped._engine.parcels import Packing
 
 FLUSH_S: Final = 0.002
 """Outcomes wait so long for company: a frame costs 40-90 us (prototype)."""
@@ -43,16 +43,23 @@ class Task:
         self.verb = work.verb
         self.name = work.name
         self.many = work.many
+        self.packing = work.packing
         self.described: Described = describe(self.fn, work.verb)
+
+    def packed(self, error: BaseException) -> tuple[bytes, str, str]:
+        """An exception, for the run."""
+        blob, brief, text = pack_error(error, self.packing)
+        return blob, brief, text
 
 
 class Answers:
     """Outcomes on their way to the run, sent in chunks."""
 
-    def __init__(self, send: Callable[..., None], cpu: Callable[[], float]) -> None:
+    def __init__(self, send: Callable[..., None], cpu: Callable[[], float], packing: Packing = BY_NAME) -> None:
         self._send = send
         self._cpu = cpu
         self._cpu_s = cpu()
+        self._packing = packing
         self._lock = threading.Lock()
         self._entries: list[tuple[int, int, object, tuple[float, float, int]]] = []
         self.add = self._entries.append
@@ -70,21 +77,23 @@ class Answers:
             now = self._cpu()
             spent_s, self._cpu_s = now - self._cpu_s, now
             try:
-                values = pack([value for _, _, value, _ in entries])
+                values = pack([value for _, _, value, _ in entries], self._packing)
             except Exception:  # noqa: BLE001 - one of them cannot travel; which?
-                entries = [_checked(entry) for entry in entries]
-                values = pack([value for _, _, value, _ in entries])
+                entries = [_checked(entry, self._packing) for entry in entries]
+                values = pack([value for _, _, value, _ in entries], self._packing)
             self._send(["done", [(number, code, *times) for number, code, _, times in entries], spent_s], values)
 
 
-def _checked(entry: tuple[int, int, object, tuple[float, float, int]]) -> tuple[int, int, object, Any]:
+def _checked(
+    entry: tuple[int, int, object, tuple[float, float, int]], packing: Packing
+) -> tuple[int, int, object, Any]:
     """An outcome that can travel: a result that cannot becomes an error that says so."""
     number, _, value, times = entry
     try:
-        pickle.dumps(value, PROTOCOL)
+        pack(value, packing)
     except Exception as error:  # noqa: BLE001 - what pickle raises depends on the object
         error.add_note(f"overlapped: a result of type {type(value).__name__} cannot be sent to the run's process")
-        return number, ERROR, tuple(pack_error(error)), times
+        return number, ERROR, tuple(pack_error(error, packing)), times
     return entry
 
 

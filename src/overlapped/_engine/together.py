@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.loop import new_loop
-from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import Opened, open_on_loop
 from overlapped._engine.serving import LONG_S, Answers
 from overlapped._engine.trays import TRAY_SIZE, Spread, spread
 
 if TYPE_CHECKING:
     from overlapped._engine.frames import BlockingWire
+    from overlapped._engine.mailbox import Mailbox
     from overlapped._engine.serving import Task
 
 SLICE_S: Final = 0.001
@@ -41,7 +41,7 @@ class _Call:
 class Together:
     """Workers that pull from one queue, as a crew's do; the run sets their number and keeps the queue filled."""
 
-    def __init__(self, wire: BlockingWire, task: Task) -> None:
+    def __init__(self, wire: BlockingWire | Mailbox, task: Task) -> None:
         self.blocking = wire
         self.task = task
         self.limit = 0
@@ -55,19 +55,20 @@ class Together:
     def serve(self) -> None:
         """Work until the run says that it is the end."""
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(self._live())
+            runner.run(self.live())
 
-    async def _live(self) -> None:
+    async def live(self) -> None:
+        """As `serve`, on the loop that runs."""
         self.loop = asyncio.get_running_loop()
         self.end: asyncio.Future[None] = self.loop.create_future()
         self.wire = self.blocking.on_loop(self.loop, self._take, self._hung_up)
-        self.answers = Answers(self.wire.send, time.process_time)
-        opened = Opened(lambda error: self.wire.send(["closed", tuple(pack_error(error))]))
+        self.answers = Answers(self.wire.send, time.process_time, self.task.packing)
+        opened = Opened(lambda error: self.wire.send(["closed", self.task.packed(error)]))
         try:
             for name, make in self.task.factories.items():
                 self.given[name] = await open_on_loop(make, opened)
         except BaseException as error:  # noqa: BLE001 - the run ends with it
-            self.wire.send(["broken", tuple(pack_error(error))])
+            self.wire.send(["broken", self.task.packed(error)])
         else:
             self.wire.send(["ready"])
             await self.end
@@ -108,7 +109,7 @@ class Together:
         try:
             items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
         except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
-            self.wire.send(["unreadable", numbers, tuple(pack_error(error))])
+            self.wire.send(["unreadable", numbers, self.task.packed(error)])
             return
         self.jobs.extend(zip(numbers, items, strict=True))
 
@@ -159,7 +160,7 @@ class Together:
                 else:
                     value = self._coded(await fn(item, **given))
             except BaseException as error:  # noqa: BLE001 - becomes the item's failure, or ends the run, over there
-                code, value = ERROR, tuple(pack_error(error))
+                code, value = ERROR, self.task.packed(error)
             if cancelling():
                 await _absorb(call.task)
             del calls[number]

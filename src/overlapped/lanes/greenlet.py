@@ -10,6 +10,7 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.links import ProcessLink, refuse_where_there_are_none, usable_cpus
+from overlapped._engine.parcels import BY_NAME
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 KINDS: Final = frozenset({"plain", "generator"})
 """Kinds of functions that this lane takes."""
+
+PACKING: Final = BY_NAME
+"""As for other processes of this machine."""
 
 PRELUDE: Final = "from gevent import monkey; monkey.patch_all()"
 """Before all else: what has been imported keeps the sockets and locks that it found."""
@@ -55,6 +59,15 @@ def launch(on_frame: OnFrame, on_gone: OnGone) -> Link:
 def most_hosts() -> int:
     """As many as there are CPUs: the greenlets of one process share one."""
     return usable_cpus()
+
+
+def can_cancel(kind: str) -> bool:  # noqa: ARG001 - every lane is asked
+    """True: a call ends where it waits, or loses its process."""
+    return True
+
+
+async def begin() -> None:
+    """Nothing: a process needs no other."""
 
 
 def is_single(kind: str) -> bool:

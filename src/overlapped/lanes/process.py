@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from overlapped._engine.links import ProcessLink, refuse_where_there_are_none, usable_cpus
+from overlapped._engine.parcels import BY_NAME
 
 if TYPE_CHECKING:
     from overlapped._engine.frames import BlockingWire
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 KINDS: Final = frozenset({"plain", "generator", "coroutine", "async_generator"})
 """Kinds of functions that this lane takes."""
+
+PACKING: Final = BY_NAME
+"""Hosts are on this machine, where they import what the run imported."""
 
 
 def refuse_here(at: str) -> None:
@@ -33,6 +37,15 @@ def launch(on_frame: OnFrame, on_gone: OnGone) -> Link:
 def most_hosts() -> int:
     """As many as there are CPUs: more would only take turns."""
     return usable_cpus()
+
+
+def can_cancel(kind: str) -> bool:  # noqa: ARG001 - every lane is asked
+    """True: a plain call is interrupted, or loses its process."""
+    return True
+
+
+async def begin() -> None:
+    """Nothing: a process needs no other."""
 
 
 def is_single(kind: str) -> bool:

@@ -9,7 +9,7 @@ from overlapped.control.auto import AUTO, Auto
 from overlapped.control.base import ControllerSpec
 from overlapped.errors import UsageError
 from overlapped.stages.base import require_int, require_seconds
-from overlapped.stages.choosing import HOSTED, check_lane_fits, choose
+from overlapped.stages.choosing import HOSTED, check_lane_fits, choose, hosted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +56,10 @@ class CallStage:
             raise UsageError(f"{self.verb}(name): name must be a non-empty str, got {self.name!r}")
         if not isinstance(o.on, Auto):
             check_lane_fits(o.on, self.described, self.verb)
-        if o.on in HOSTED:
+        if isinstance(o.on, str) and o.on in HOSTED:
             from overlapped._engine.parcels import pack_function
 
-            pack_function(self.fn, f"{at[:-1]}, on={o.on!r})", self.described.name)
+            pack_function(self.fn, f"{at[:-1]}, on={o.on!r})", self.described.name, hosted(o.on).PACKING)
         if not isinstance(o.ordered, bool):
             raise UsageError(f"{at}: ordered must be True or False, got {o.ordered!r}")
         if o.timeout_s is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from overlapped._engine.callables import Described
     from overlapped._engine.host import HostLane
 
-HOSTED: Final = ("process", "greenlet")
+HOSTED: Final = ("process", "greenlet", "ray")
 """Lanes whose calls run in other processes."""
 
 LANES: Final = ("coroutine", "inline", "thread", *HOSTED)

@@ -72,22 +72,24 @@ class Placing:
         import sys
 
         from overlapped._engine.host import Work
-        from overlapped._engine.parcels import main_origin, pack_function
+        from overlapped._engine.parcels import pack_function
 
         crew, scope, name = self.crew, self.crew.scope, self.described.name
         at = f"{crew.spec.verb}({name}, on={self.lane!r})"
         scope.needed_in_hosts.update(self.names)
-        factories = ((n, pack_function(scope.factories[n], f"using({n}) for {at}", n)) for n in self.names)
+        packing = hosted(self.lane).PACKING
+        factories = ((n, pack_function(scope.factories[n], f"using({n}) for {at}", n, packing)) for n in self.names)
         self.work = Work(
-            pack_function(self.fn, at, name),
+            pack_function(self.fn, at, name, packing),
             tuple(factories),
             name=name,
             verb=crew.spec.verb,
             kind=self.described.kind,
             many=crew.spec.many,
-            main=main_origin(),
+            main=packing.origin,
             argv=sys.argv,
             own=tuple(self.per_worker),
+            packing=packing,
         )
         scope.starters.append(self._start_hosts)
 
@@ -95,17 +97,25 @@ class Placing:
         from overlapped._engine.hosts import HostPort
 
         scope, room = self.crew.scope, hosted(self.lane)
-        self.port = HostPort(
-            room.launch,
-            self.work,
-            clock=scope.clock,
-            most=room.most_hosts(),
-            is_single=room.is_single(self.described.kind),
-            on_broken=scope.abort,
-            on_cleanup_error=scope.cleanup_errors.append,
-            on_message=self._say,
-            on_ahead=self._lie_ready,
-        )
+        end = await room.begin()
+        try:
+            self.port = HostPort(
+                room.launch,
+                self.work,
+                clock=scope.clock,
+                most=room.most_hosts(),
+                is_single=room.is_single(self.described.kind),
+                on_broken=scope.abort,
+                on_cleanup_error=scope.cleanup_errors.append,
+                on_message=self._say,
+                on_ahead=self._lie_ready,
+                can_cancel=room.can_cancel(self.described.kind),
+                on_closed=end,
+            )
+        except BaseException:
+            if end is not None:
+                await end()
+            raise
         scope.closers.append(self._end_hosts)
         await self.port.prepare(wait=bool(self.names))
 
