@@ -243,6 +243,35 @@ def test_one_failing_close_does_not_keep_others_open(way):
 
 
 @pytest.mark.parametrize("per", ["run", "worker"])
+def test_a_connection_that_leaving_has_closed_may_refuse_to_be_closed_again(per, way):
+    """As pg8000 does, and PEP 249 wants it; any other error of closing is told."""
+
+    class InterfaceError(Exception):
+        pass
+
+    class Connection:
+        is_open = True
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc_info):
+            self.close()
+
+        def close(self):
+            if not self.is_open:
+                raise InterfaceError("connection is closed")
+            self.is_open = False
+
+    def use(n, it):
+        assert it.is_open
+        return n
+
+    values, error = outcome(flow(range(5)).map(use, on="thread").using(per=per, it=Connection), way)
+    assert (values, error) == ([0, 1, 2, 3, 4], None)
+
+
+@pytest.mark.parametrize("per", ["run", "worker"])
 def test_several_errors_while_closing_are_all_told(per, way):
     def bad(name):
         class Bad:

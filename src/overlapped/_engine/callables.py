@@ -33,9 +33,8 @@ _MAX_WRAPPERS = 32  # partials and methods inside each other; objects may preten
 _ASYNCIO_MARK: object = getattr(asyncio.coroutines, "_is_coroutine", object())
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_PLAIN_TYPES = frozenset(
-    {NoneType, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
-)
+# What is neither awaitable nor a generator can be told in 0.05 us for these.
+PLAIN_TYPES = frozenset({NoneType, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +145,14 @@ def kind_of(fn: Callable[..., object]) -> Kind:
 
 def is_awaitable(value: object) -> bool:
     """True if `value` can be awaited; 0.05 us for the values that plain functions usually return."""
-    if type(value) in _PLAIN_TYPES:
+    if type(value) in PLAIN_TYPES:
         return False
     return isinstance(value, Awaitable) or _is_iterable_coroutine(value)
 
 
 def is_generator(value: object) -> bool:
     """True for a generator or async generator object, not for an awaitable one."""
-    if type(value) in _PLAIN_TYPES:
+    if type(value) in PLAIN_TYPES:
         return False
     return isinstance(value, GeneratorType | AsyncGeneratorType) and not _is_iterable_coroutine(value)
 

@@ -72,7 +72,7 @@ async def open_on_loop(factory: Callable[[], Any], opened: Opened) -> object:
         opened.push(lambda: made.__aexit__(None, None, None))
     elif hasattr(made, "__enter__"):
         value = made.__enter__()
-        opened.push(_closing(value))
+        opened.push(_unless_closed(_closing(value)))
         opened.push(lambda: _leave(made))
     else:
         opened.push(_closing(made))
@@ -87,6 +87,20 @@ def _closing(value: Any) -> Callable[[], Any]:
         return method() if callable(method) and not inspect.isclass(value) else None
 
     return close
+
+
+def _unless_closed(close: Callable[[], Any]) -> Callable[[], Any]:
+    """`close` of what has been left before: a connection that `__exit__` closed refuses it (PEP 249; pg8000)."""
+
+    def again() -> Any:
+        try:
+            return close()
+        except Exception as error:
+            if type(error).__name__ != "InterfaceError":
+                raise
+            return None
+
+    return again
 
 
 def _leave(made: Any) -> None:
@@ -110,7 +124,7 @@ def open_blocking(factory: Callable[[], Any], name: str, opened: Opened) -> obje
     value = made.__enter__() if hasattr(made, "__enter__") else made
     close = getattr(value, "close", None)
     if callable(close) and not inspect.isclass(value):
-        opened.push(close)
+        opened.push(_unless_closed(close) if hasattr(made, "__exit__") else close)
     if hasattr(made, "__exit__"):
         opened.push(lambda: _leave(made))
     return value

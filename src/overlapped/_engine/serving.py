@@ -9,7 +9,7 @@ import pickle
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.callables import describe, is_awaitable, is_generator, refuse_result
+from overlapped._engine.callables import PLAIN_TYPES, describe, is_awaitable, is_generator, refuse_result
 from overlapped._engine.host import ERROR, OK
 from overlapped._engine.parcels import BY_NAME, pack, pack_error
 
@@ -99,7 +99,7 @@ def _checked(
 
 def coded(task: Task, value: Any, lane: str) -> tuple[int, object]:
     """What a call gave, as code and value; refused kinds of results are errors."""
-    if is_awaitable(value) or (not task.many and is_generator(value)):
+    if type(value) not in PLAIN_TYPES and (is_awaitable(value) or (not task.many and is_generator(value))):
         error = refuse_result(value, task.described, lane, verb=task.verb)
         assert error is not None
         raise error
