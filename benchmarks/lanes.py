@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenlets import GREENLETS
 from measure import Bar, judge, machine
+from ray_actors import RAY
 from ways import Way, measure
 
 from overlapped import flow
@@ -167,6 +168,7 @@ TABLES: dict[str, Callable[..., list[Bar]]] = {
     "waits": waits,
     "large": large,
     **GREENLETS,
+    **RAY,
 }
 
 

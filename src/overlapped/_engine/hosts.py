@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from overlapped._engine.host import End, Entry, Work
     from overlapped._engine.links import Link, OnFrame, OnGone
 
-AHEAD_S: Final = 0.004
-"""So much work lies ready in a host beyond what it runs: calls of 1 ms then share a frame by twos and threes, and the
-run spends 58 us on each instead of 79, which the processes that compute have for themselves (benchmarks/lanes.py)."""
-
 MOST_AHEAD: Final = 1_000
 """Jobs that lie ready at most; from a thousand on, a chunk's own cost can no longer be seen."""
 
@@ -455,7 +451,7 @@ class HostPort:
             self._mean_s = max(mean_s, known + SMOOTHING * (mean_s - known))
             share = max(1, host.told)
             most = min(self._most_ahead, int(AHEAD_BYTES / self._item_bytes)) if self._item_bytes else self._most_ahead
-            self._ahead = min(most, int(AHEAD_S * share / self._mean_s))
+            self._ahead = min(most, int(host.link.ahead_s * share / self._mean_s))
             self._on_ahead(self._ahead * len(self._hosts))
         self._deliver(outcomes)
         self._go_on()

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 REAP_S: Final = (0.001, 0.05)
 """How soon to look again whether a process that hung up has ended, first and later."""
 
+AHEAD_S: Final = 0.004
+"""So much work lies ready in a host beyond what it runs: calls of 1 ms then share a frame by twos and threes, and the
+run spends 58 us on each instead of 79, which the processes that compute have for themselves (benchmarks/lanes.py)."""
+
 
 class Link(Protocol):
     """The way to one host."""
@@ -41,6 +45,11 @@ class Link(Protocol):
     @property
     def place(self) -> str:
         """What it is, for messages: "process 123"."""
+        ...
+
+    @property
+    def ahead_s(self) -> float:
+        """Work that is to lie ready in it, s: it covers the way there and back."""
         ...
 
     @property
@@ -89,6 +98,11 @@ class ProcessLink:
         finally:
             theirs.close()
         self._wire = Wire(ours, loop, on_frame, self._ended)
+
+    @property
+    def ahead_s(self) -> float:
+        """See there."""
+        return AHEAD_S
 
     @property
     def offset_s(self) -> float:
