@@ -224,7 +224,8 @@ def test_drain_is_safe_in_a_signal_handler() -> None:
         signal.signal(signal.SIGINT, lambda *_: items.drain())
         ctrl_c(0.05, 0.01, 0.01)
         got: list[Any] = []
-        assert pull_from(items, got) is None
+        error = pull_from(items, got)
+        assert error is None, repr(error)
         assert got == list(range(len(got)))
         assert items.report.record.state == "stopped"
 

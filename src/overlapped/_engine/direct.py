@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from overlapped._engine.crew import Crew
 
+MOST_AT_GATE: Final = 16
+"""Most workers at the gate for which still another one is started: more would only ask a busy loop for their turn."""
+
 LONG_INLINE_CALL_S: Final = 0.010
 """One inline call as long as this sends a stage's calls back to threads for good (DESIGN.md rule 14)."""
 
@@ -173,9 +176,11 @@ class Direct:
         has_cancel = slot.task.cancelling
         calls, began, other_s = 0, clock(), 0.0
         must_look = True
+        turn.latest = slot
         try:
             while not must_look or await self._gate(slot):
                 must_look = False
+                turn.latest = slot
                 is_plain = crew.is_plain and not crew.tuning.is_paced
                 edge_s, stride = ledger.edge_s, ledger.stride
                 started = now = began = clock()
@@ -233,9 +238,14 @@ class Direct:
                         await self._perform(slot, Job(index, item), None)
                         now = clock()
                         other_s += now - started
-                    if crew.admitted >= crew.admit_until or now > turn.deadline:
+                    if crew.admitted >= crew.admit_until:
                         must_look = True
                         break
+                    if now > turn.deadline:
+                        if turn.latest is slot:
+                            must_look = True
+                            break
+                        turn.latest = slot  # others ran while this call waited: it takes nobody's time by going on
                     started = now
                 else:  # another worker may have brought the next chunk meanwhile
                     must_look = crew.admitted >= crew.admit_until or not length_hint(crew.input)
@@ -269,7 +279,7 @@ class Direct:
         if not slot.at_gate:
             slot.at_gate = True
             self.idle += 1
-        if crew.scope.clock() > turn.deadline:
+        if turn.latest is slot and crew.scope.clock() > turn.deadline:
             if turn.armed:
                 while turn.armed:
                     await asyncio.sleep(0)
@@ -302,9 +312,11 @@ class Direct:
         self.idle -= 1
         crew.open_gate()
         self.deadline.watch()
-        for _ in range(2 if length_hint(crew.input) > 1 else 1):  # each of them wakes more
+        left = max(1, length_hint(crew.input))
+        most_idle = min(MOST_AT_GATE, left, self.busy())  # calls that never wait need no second worker
+        for _ in range(2 if left > 1 else 1):  # each of them wakes more: twice as many in each turn of the loop
             if not _wake_one(self.sleepers):
-                if self.idle or len(self.slots) >= self.target:
+                if self.idle >= most_idle or len(self.slots) >= self.target:
                     break
                 self._enlist()
         if not self.sleepers and crew.ledger.state != FULL:

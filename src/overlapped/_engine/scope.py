@@ -57,15 +57,21 @@ class Turn:
     """Keeps calls that never wait from starving the loop: only one of them runs per turn of the loop.
 
     A worker that has run for a slice *arms* it: a callback is put at the end of the loop's queue. A worker
-    that finds it still armed after another slice yields until the callback has run.
+    that finds it still armed after another slice yields until the callback has run. One whose call waited goes
+    on at once, as any coroutine does: if all those that a busy loop is late for queued here, the loop would
+    spend its time asking them.
+
+    Attributes:
+        latest: the worker that ran last.
     """
 
-    __slots__ = ("_clock", "_loop", "armed", "deadline")
+    __slots__ = ("_clock", "_loop", "armed", "deadline", "latest")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
         self._loop = loop
         self._clock = clock
         self.armed = False
+        self.latest: object = None
         self.deadline = clock() + SLICE_S
 
     def arm(self) -> None:

@@ -43,6 +43,7 @@ _SMALLEST = 1.2  # step of an experiment
 _SMALLEST_NEAR_CLIFF = 1.05
 _QUEUED = 1.25  # times r0: service times that tell of a queue
 _NO_QUEUE = 0.7  # elasticity from which there is none
+_FOLLOWS = 0.45  # elasticity of a step down from which a step up may pay, whatever service times tell
 _COSTS = 0.1  # elasticity below minus this: more costs throughput
 _HOLD_S, _HOLD_MEANS, _HOLD_TIMES = 1.0, 20.0, 3
 _NO_UP_FIRST_S, _NO_UP_MOST_S = 20.0, 320.0  # nor up, after a step up that cost throughput; doubles each time
@@ -270,7 +271,8 @@ class Concurrency:
             if not self._bisect(now_s, verdict.candidate.mean_s):
                 self._end_probe(now_s)
             return
-        self._step = min(_UP_MOST, self._step * 1.4)
+        if self._is_up:
+            self._step = min(_UP_MOST, self._step * 1.4)
         self._probe(now_s, verdict.candidate.mean_s, is_up=self._is_up)
 
     def _back_off(self, now_s: float, verdict: Verdict, candidate: int) -> bool:
@@ -294,7 +296,7 @@ class Concurrency:
     def _go_on_after_down(self, now_s: float, verdict: Verdict) -> None:
         self._knows_r0 = True
         self._down_step = math.sqrt(self._down_step)
-        if verdict.e >= _NO_QUEUE and not self._has_looked_up:
+        if verdict.e >= _FOLLOWS and not self._has_looked_up:
             self._probe(now_s, verdict.base.mean_s, is_up=True)  # throughput follows the limit: so more may pay
         elif self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
             self._probe(now_s, verdict.base.mean_s, is_up=False)

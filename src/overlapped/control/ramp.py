@@ -1,7 +1,11 @@
 """The first phase of finding a limit: it grows while growth pays.
 
-From `start` the limit grows with each finished call, x4 a round while small, then x2. A round
-ends when 90 % of the calls that were in flight at its start are done. Its statistics are the calls that
+From `start` the limit grows with each finished call, x4 a round while small, then x2; x8, up to 512, while
+all calls take the same time and no longer than the first ones: there is no queue at all. It grows slowly
+once they take 1.7 times as long, or once more than 2.5 times what the calls that end each second need is
+open: a loop or a service with nothing left shows at once in what ends, in rounds two rounds later.
+
+A round ends when 90 % of the calls that were in flight at its start are done. Its statistics are the calls that
 the round before started (its cohort), those not done yet at 1.5 times their age: fast answers come back
 first, so that counting what has come back reads service times too low.
 
@@ -12,8 +16,8 @@ first, so that counting what has come back reads service times too low.
 e = 1: all extra concurrency pays; 0: it only queues; < 0: it hurts. Counting calls per second instead
 misleads: with nearly constant service times calls end in bunches. The ramp is left when e is surely
 below 0.4; the limit then is 1.3 * Xmax * r0, or the smallest mean in flight that reached 0.9 * Xmax
-if that is more. r0 is the service time at low load: its mean, as the minimum is only the luckiest call
-(where BBR and Vegas fail on spread-out service times).
+if that is more, but at most 2 * Xmax * r0. r0 is the service time at low load: its mean, as the minimum is
+only the luckiest call (where BBR and Vegas fail on spread-out service times).
 
 Steps up are spread over completions, since a burst makes a queue of its own.
 """
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 Reason = Literal["start", "grow", "hold:no-gain", "hold:app-limited", "hold:max"]
 
 _FAST_BELOW = 24  # rounds that begin below this limit grow x4 (from 8: the first one only), others x2
+_CALM_FACTOR, _CALM_BELOW = 8, 512  # growth while service times tell of no queue at all, and up to which limit
+_CALM_SHARE, _CALM_CV2, _CALM_MEAN = 0.75, 0.05, 1.1  # that is: so many of a cohort, all alike, as fast as the first
 _COHORT_SHARE = 0.9  # of a cohort must be done for its round to end
 _GIVE_UP = 8  # times a cohort's size in later calls ends its round: fewer were in flight than thought
 _IMPUTED = 1.5  # times its age so far: the service time assumed for a call that is not done
@@ -37,10 +43,13 @@ _UNBOUND_SHARE = 0.3  # of a round's calls may be app-limited
 _USED_SHARE = 0.7  # of the limit must be in flight at some time, else it was not used
 _GAIN = 0.4  # elasticity below which growing does not pay
 _SCALES = 0.7  # elasticity above which there is no queue yet
+_SAME = 0.1  # of r0, or two standard errors: a mean service time above it by no more is one at low load
 _GROWN = 1.16  # rounds are compared when in flight differs by this factor at least
 _QUEUED = 1.7  # times r0: a mean service time that shows a queue; the limit then grows slowly
 _HEADROOM = 1.3  # times Xmax * r0 is held after the ramp
-_ENOUGH = 0.9  # of the best throughput: r0 of few calls may be too low, and nothing raises the limit later
+_ENOUGH = 0.9  # of the best throughput: r0 of few calls may be too low
+_PLENTY = 2.0  # times Xmax * r0: no more is held even so
+_AHEAD, _TELLS = 2.5, 0.25  # most in flight, times what is needed for the calls finished per second; told by r0 / 4
 _ROUNDS = 64  # rounds remembered: growing by a quarter each, 42 lead from 1 to `MOST`
 
 
@@ -126,10 +135,24 @@ class _Cohort:
         """Most calls in flight that one of the cohort saw."""
         return self._tally.peak
 
+    def flow_per_s(self, now_s: float, r0_s: float) -> float:
+        """Calls finished per second since the round began; 0 if it is too young to tell."""
+        lasted_s = now_s - self._began_s
+        return self.finished / lasted_s if lasted_s > _TELLS * r0_s else 0.0
+
     def is_slower_than(self, service_s: float) -> bool:
         """True if the cohort's calls that are done took longer than `service_s` in the mean."""
         tally = self._tally
         return tally.service_s > service_s * (tally.oks + tally.drops)
+
+    def is_calm(self, r0_s: float) -> bool:
+        """True if its calls took all the same time so far, and no longer than the first ones."""
+        tally = self._tally
+        if self.done < _CALM_SHARE * self.expected or tally.drops or tally.service_s <= 0:
+            return False
+        if r0_s and tally.service_s > _CALM_MEAN * r0_s * tally.oks:
+            return False
+        return tally.oks * tally.service_s2 / tally.service_s**2 - 1 <= _CALM_CV2
 
     def add(self, sample: Sample) -> bool:
         """Count one finished call; True when the round is over."""
@@ -208,6 +231,7 @@ class Ramp:
         self._weak = 0  # rounds in a row that did not pay
         self._rounds: deque[tuple[float, float]] = deque(maxlen=_ROUNDS)  # (in flight, throughput)
         self._r0_count = 0
+        self._flow_per_s = math.inf  # calls finished per second, lately
 
     def finished(self, sample: Sample) -> None:
         """Learn from one finished attempt."""
@@ -223,15 +247,20 @@ class Ramp:
             and self._may_grow
             and cohort.unbound <= _UNBOUND_SHARE * cohort.finished
         ):
-            self._grow(cohort)
+            self._grow(cohort, sample.now_s)
         if is_round_over:
             self._round_over(cohort, sample.now_s)
 
-    def _grow(self, cohort: _Cohort) -> None:
+    def _grow(self, cohort: _Cohort, now_s: float) -> None:
         began_at = cohort.began_at
         step, factor = (3.0, 4) if began_at < _FAST_BELOW else (1.0, 2)
-        if self._is_weak or (self.r0_s and cohort.is_slower_than(_QUEUED * self.r0_s)):
+        flow_per_s = max(self._flow_per_s, cohort.flow_per_s(now_s, self.r0_s))
+        is_ahead = bool(self.r0_s) and self.level > _AHEAD * self.r0_s * flow_per_s
+        if self._is_weak or is_ahead or (self.r0_s and cohort.is_slower_than(_QUEUED * self.r0_s)):
             step = 0.25
+        elif began_at < _CALM_BELOW and cohort.is_calm(self.r0_s):
+            factor = _CALM_FACTOR  # what the first calls of the round did not open is made up for
+            step = min(began_at + (factor - 1.0) * cohort.finished, _CALM_BELOW) - self.level
         level = min(self.level + step, began_at * factor, self._most)
         if level > self.level:
             self.level, self.reason = level, "grow"
@@ -239,6 +268,7 @@ class Ramp:
     def _round_over(self, cohort: _Cohort, now_s: float) -> None:
         used, self._used = self._used, cohort.began_at
         result = cohort.result(now_s)
+        self._flow_per_s = cohort.flow_per_s(now_s, self.r0_s) or self._flow_per_s
         self._cohort = _Cohort(now_s, int(self.level), cohort)
         if result is None:
             # Nothing measurable: calls that take no time, or say nothing. More of them would not help.
@@ -268,8 +298,9 @@ class Ramp:
         self._is_weak = e < _GAIN
         if e >= _SCALES:
             self.has_scaled = True
-            # No queue yet, so this too is service time at low load.
-            self._pool_r0(result)
+            spread = math.sqrt(result.cv2 * (1 / result.calls + 1 / self._r0_count))
+            if result.mean_s <= self.r0_s * (1 + max(_SAME, 2 * spread)):
+                self._pool_r0(result)  # no queue yet, so this too is service time at low load
         if not result.is_long or earlier.lasted_s < 0.3 * result.lasted_s:
             return
         self._weak = self._weak + 1 if e < _GAIN else 0
@@ -281,7 +312,8 @@ class Ramp:
         """The limit to hold: what Little's law asks for, or what was seen to be enough if that is more."""
         x_max_per_s = max(x for _, x in self._rounds)
         enough = min(n for n, x in self._rounds if x >= _ENOUGH * x_max_per_s)
-        return max(1.0, math.ceil(max(_HEADROOM * x_max_per_s * self.r0_s, enough)))
+        needed = x_max_per_s * self.r0_s
+        return max(1.0, math.ceil(max(_HEADROOM * needed, min(enough, _PLENTY * needed))))
 
     def _pool_r0(self, result: _Round) -> None:
         self._r0_count += result.calls

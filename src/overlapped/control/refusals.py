@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _REFUSED_SHARE = 0.1  # of the recent calls, above twice their usual share: overload
 _DOOR_SHARE = 0.03  # of the last few hundred calls turned away at the door, above their usual share: so too
 _CUT = 0.7
+_ALIKE = 4  # calls between the smallest and the third smallest crowd that was turned away: no odd answer, a door
 _REOPEN_FIRST_S = 15.0
 _REOPEN_MOST_S = 60.0
 _REFUSED_STEP = 0.03  # of the calls after a step up, above twice their usual share: the step is taken back
@@ -25,12 +26,12 @@ _REFUSED_STEP = 0.03  # of the calls after a step up, above twice their usual sh
 class Refusals:
     """Tells overload from isolated failures by two running shares of dropped calls."""
 
-    __slots__ = ("_cut_at_s", "_long", "_lowest", "_medium", "_oks", "_short", "evidence", "is_outage", "is_watching")
+    __slots__ = ("_cut_at_s", "_long", "_lows", "_medium", "_oks", "_short", "evidence", "is_outage", "is_watching")
 
     def __init__(self) -> None:
         self._short = self._medium = self._long = 0.0
         self._cut_at_s = -math.inf
-        self._lowest = math.inf
+        self._lows = [math.inf] * 3  # the smallest crowds that were turned away at the door
         self._oks = 1
         self.evidence = ""
         self.is_watching = False  # after a drop, until it is forgotten
@@ -55,12 +56,13 @@ class Refusals:
         if not is_drop:
             return None
         if sample.now_s - sample.started_s < mean_s / 2:  # turned away at the door, not timed out
-            self._lowest = min(self._lowest, sample.in_flight)
-        is_at_door = self._lowest < math.inf and self._medium > _DOOR_SHARE + self._long
+            self._lows = sorted([*self._lows, sample.in_flight])[:3]
+        lowest = self._lows[0]
+        is_at_door = lowest < math.inf and self._medium > _DOOR_SHARE + self._long
         if self._short <= _REFUSED_SHARE + 2 * self._long and not is_at_door:
             return None
-        if limit < self._lowest < math.inf:  # they were turned away above what the limit is by now
-            self._short, self._medium, self._lowest = 0.0, 0.0, math.inf
+        if limit < lowest < math.inf:  # they were turned away above what the limit is by now
+            self._forget()
             return None
         return self._cut(sample.now_s + mean_s, limit)
 
@@ -68,11 +70,17 @@ class Refusals:
         self.is_outage = not self._oks
         self.evidence = f"{max(self._short, self._medium):.0%} of the recent calls were refused"
         target = limit * _CUT
-        if self._lowest <= limit and not self.is_outage:
+        lowest, _, third = self._lows
+        if lowest <= limit and not self.is_outage:
             # The smallest crowd that was turned away is a ceiling, but one odd answer must not take all.
-            target = max(self._lowest - 1, limit / 2)
-        self._cut_at_s, self._short, self._medium, self._lowest, self._oks = quiet_until_s, 0.0, 0.0, math.inf, 0
+            target = lowest - 1 if third - lowest <= _ALIKE else max(lowest - 1, limit / 2)
+        self._cut_at_s, self._oks = quiet_until_s, 0
+        self._forget()
         return max(1.0, target)
+
+    def _forget(self) -> None:
+        self._short = self._medium = 0.0
+        self._lows = [math.inf] * 3
 
 
 class Reopening:

@@ -58,8 +58,7 @@ class BatchFeed(Through):
         rounds = 0
         while not self.due:
             chunk = self.up.take(max(size - len(self.open), min(size * want, AHEAD)))
-            for item, mark in beside(self.up, chunk):
-                self._add(item, mark, size)
+            self._add_all(chunk, size)
             rounds += 1
             if not chunk:
                 break
@@ -76,6 +75,20 @@ class BatchFeed(Through):
         if self.open and self.linger_s is not None and self.timer is None:
             self.timer = self.scope.later(self.linger_s, self._lingered)
         return due
+
+    def _add_all(self, chunk: list[object], size: int) -> None:
+        apart = (Failure, bytes, str) if self.gathers else Failure
+        if self.marks is not None or any(issubclass(kind, apart) for kind in set(map(type, chunk))):
+            for item, mark in beside(self.up, chunk):
+                self._add(item, mark, size)
+            return
+        begin = 0
+        while begin < len(chunk):  # one by one costs 0.2 us an item more
+            end = begin + max(1, size - len(self.open))
+            self.open += chunk[begin:end]
+            begin = end
+            if len(self.open) >= size:
+                self._close()
 
     def _add(self, item: object, mark: Mark, size: int) -> None:
         if isinstance(item, Failure):
