@@ -25,7 +25,7 @@ from overlapped.report import dashboard as dashboard_module
 from overlapped.report import live, live_server, page
 from overlapped.report.dashboard import Dashboard
 from tests.test_page import BAD, huge
-from tests.test_report import make_record
+from tests.test_report import make_record, make_stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -137,6 +137,24 @@ def test_the_first_answer_is_a_whole_page_and_the_policy_allows_its_own_script_a
 def test_a_report_opened_from_the_page_has_the_style_that_the_policy_allows():
     (inner,) = re.findall(r"<style>(.*?)</style>", page.page(DONE), re.DOTALL)
     assert base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode() in live.policy()
+
+
+def test_the_bar_tells_how_far_the_run_is_and_the_time_left_only_once_there_is_evidence():
+    drawing = live.Live("run.html")
+    stage = make_stage(in_flight=7)
+    early = drawing.frame(dataclasses.replace(RUNNING, elapsed_s=1.0, stages=(stage,)))["bar"]
+    assert 'value="40"' in early
+    assert "<span>of 1,000 items</span>" in early
+    assert "<span>7 calls in flight</span>" in early
+    assert "left" not in early
+    later = drawing.frame(dataclasses.replace(RUNNING, elapsed_s=100.0, stages=(stage,)))["bar"]
+    assert "<span>about 2:30 left</span>" in later
+    unknown = drawing.frame(dataclasses.replace(RUNNING, source_items=None, failed=3))["bar"]
+    assert "progress" not in unknown
+    assert "<span>3 failed</span>" in unknown
+    ended = drawing.end(dataclasses.replace(DONE, source_items=400))["bar"]
+    assert 'value="100"' in ended
+    assert "in flight" not in ended
 
 
 @pytest.mark.parametrize("path", ["/", "/events", "/report", "/nothing"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlapped.report import page
 from overlapped.report.plain import plain_error
-from overlapped.report.speed import Speed, clock, taken
+from overlapped.report.speed import SURE_S, Speed, clock, taken
 from overlapped.report.text import counted
 
 if TYPE_CHECKING:
@@ -88,9 +88,10 @@ class Live:
         share = min(100, int(100 * taken(record) / record.source_items)) if record.source_items else None
         words = [] if share is None else [f"of {counted(record.source_items or 0, 'item')}"]
         if record.state == "running":
-            left_s = self._speed.left_s(record)
+            left_s = self._speed.left_s(record) if record.elapsed_s >= SURE_S else None
             words += [f"{per_s or '0/s'} lately"]
             words += [] if left_s is None or left_s < 1 else [f"about {clock(left_s)} left"]
+            words += [f"{counted(sum(stage.in_flight for stage in record.stages), 'call')} in flight"]
         words += [f"{record.failed:,} failed"] if record.failed else []
         return page.render("live_bar.html", share=share, words=words)
 
