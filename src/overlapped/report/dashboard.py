@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 ADDRESS: Final = "127.0.0.1"
 BACKLOG: Final = 64
-LEAVE_S: Final = 2.5
-"""How long the end of a run waits for the page's thread: drawing an item may hang in the item's own `repr`."""
+LEAVE_S: Final = 10.0
+"""How long the end of a run waits for the page's thread: seconds on a busy machine, and an item's `repr` may hang."""
 
 
 class Dashboard:
