@@ -13,9 +13,10 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from overlapped._engine.callables import PLAIN_TYPES
 from overlapped._engine.failure import set_cause
 from overlapped._engine.heartbeat import Heartbeat, Mouth
-from overlapped._engine.host import END, ERROR, MANY, PART
+from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import Opened, open_blocking
 from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
@@ -69,6 +70,9 @@ class Greenlets:
         self.hub = gevent.get_hub()
         self.mouth = Mouth(wire)
         self.answers = Answers(self.mouth.send, time.process_time)
+        self.fn = task.fn
+        self.simple = PLAIN_TYPES if task.verb == "map" else frozenset[type]()  # of results that are what they are
+        self.loop = self.hub.loop
         self.limit = 0
         self.jobs: deque[tuple[int, object]] = deque()
         self.calls: dict[int, Call] = {}
@@ -234,7 +238,7 @@ class Greenlets:
 
     def _call_for(self, call: Call, number: int, item: object) -> float:
         """Make one call, and tell of it; returns when it ended."""
-        calls, loop = self.calls, self.hub.loop
+        calls, loop = self.calls, self.loop
         calls[number] = call
         self.begun += 1
         call.in_flight = len(calls)
@@ -249,7 +253,8 @@ class Greenlets:
             self.unyielding += 1
             self.unyielding_s += ended - started
         del calls[number]
-        self.told.discard(number)
+        if self.told:
+            self.told.discard(number)
         self.answers.add((number, code, value, (started, ended, call.in_flight)))
         if call.is_struck:
             self._disarm(call)
@@ -263,8 +268,10 @@ class Greenlets:
 
     def _make(self, call: Call, number: int, item: object) -> tuple[int, object]:
         try:
-            value = self.task.fn(item, **call.given)
-            if self.task.many:
+            value = self.fn(item, **call.given) if call.given else self.fn(item)
+            if type(value) in self.simple:
+                code = OK
+            elif self.task.many:
                 code, value = self._hand_out(call, number, value)
             else:
                 code, value = coded(self.task, value, self.lane)
