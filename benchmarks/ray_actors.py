@@ -17,7 +17,25 @@ from overlapped import flow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from overlapped import Flow
+
 TWO = 2  # the bar speaks of two actors
+
+
+def same(n: int) -> int:
+    return n
+
+
+async def asame(n: int) -> int:
+    return n
+
+
+def each_same(numbers: list[int]) -> list[int]:
+    return [same(number) for number in numbers]
+
+
+def batches(n: int) -> Flow[int]:
+    return flow(range(n)).batch(1_000).map(each_same, on="ray", concurrency=TWO).flatten()
 
 
 async def waits_there(n: int) -> tuple[int, int]:
@@ -85,6 +103,12 @@ def ray_actors(*, smoke: bool) -> list[Bar]:
     started = time.perf_counter()
     ray.init(address="local", num_cpus=TWO, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     print(f"\nRay has started in {time.perf_counter() - started:.1f} s")
+    small = [
+        Way("Ray, batches of 1,000", lambda n: iter(batches(n)), 500_000),
+        Way("Ray, item by item", lambda n: iter(flow(range(n)).map(same, on="ray", concurrency=TWO)), 50_000),
+        Way("Ray, coroutine function", lambda n: iter(flow(range(n)).map(asame, on="ray", concurrency=200)), 50_000),
+    ]
+    measure("Small items, two Ray actors, a function that does nothing", small, smoke=smoke)
     ways = [
         Way("overlapped, Ray", lambda n: elsewhere(n, "ray"), 10_001),
         Way("overlapped, processes", lambda n: elsewhere(n, "process"), 10_001),

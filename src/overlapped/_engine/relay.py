@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.resources import Opened, open_blocking, open_on_loop
-from overlapped._engine.serving import LONG_S, Answers, coded
+from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
 from overlapped._engine.trays import DROPPED, Spread
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Relay:
         self.pending: set[int] = set()
         self.told: set[int] = set()
         self.given: dict[str, object] = {}
-        self.is_telling = False
+        self.is_telling = self.is_flushing = False
         self.answers = Answers(wire.send, lambda: self.cpu_s, task.packing)
 
     async def live(self) -> None:
@@ -91,6 +91,7 @@ class Relay:
         self.wire.send(["ready"])
         await self.end
         await port.close(FOREVER_S)
+        self.answers.flush()
 
     def _could_not_close(self, error: BaseException) -> None:
         self.wire.send(["closed", self.task.packed(error)])
@@ -157,6 +158,14 @@ class Relay:
                 self.pending.discard(number)
                 self.told.discard(number)
             self.answers.add((number, *self._coded(outcome), (started_s, ended_s, in_flight)))
+        if not self.pending or self.end.done():
+            self.answers.flush()
+        elif not self.is_flushing:  # threads end their calls one by one: each would have a frame of its own
+            self.is_flushing = True
+            self.loop.call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self.is_flushing = False
         self.answers.flush()
 
     def _coded(self, outcome: Outcome) -> tuple[int, object]:
