@@ -103,7 +103,7 @@ def test_a_service_with_32_slots_is_found():
     limit, why = got.held()
     assert 32 <= limit <= 80
     assert why in ("hold:no-gain", "hold:needed")  # the latter after a step down that was worth it
-    assert got.most <= 6 * 32  # constant service times: x8 a round while there is no queue
+    assert got.most <= 6 * 32  # constant service times: x4 a round while there is no queue
     assert got.ok >= 0.93 * 5 * 640
 
 
@@ -213,7 +213,8 @@ def test_after_an_outage_the_limit_comes_back():
 
 
 def test_an_outage_at_the_start_ends_the_ramp_only_for_a_while():
-    assert simulate(AUTO.controller(), lambda: 0.1, servers=64, down=(0.0, 1.0), until_s=20).limit >= 64
+    limit, _ = simulate(AUTO.controller(), lambda: 0.1, servers=64, down=(0.0, 1.0), until_s=20).held()
+    assert limit >= 64
 
 
 def test_a_cut_happens_once_in_a_round_trip():

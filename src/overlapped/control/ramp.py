@@ -1,6 +1,6 @@
 """The first phase of finding a limit: it grows while growth pays.
 
-From `start` the limit grows with each finished call, x4 a round while small, then x2; x8, up to 512, while
+From `start` the limit grows with each finished call, x4 a round while small, then x2; x4 up to 512 while
 all calls take the same time and no longer than the first ones: there is no queue at all. It grows slowly
 once they take 1.7 times as long, or once more than 2.5 times what the calls that end each second need is
 open: a loop or a service with nothing left shows at once in what ends, in rounds two rounds later.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Reason = Literal["start", "grow", "hold:no-gain", "hold:app-limited", "hold:max"]
 
 _FAST_BELOW = 24  # rounds that begin below this limit grow x4 (from 8: the first one only), others x2
-_CALM_FACTOR, _CALM_BELOW = 8, 512  # growth while service times tell of no queue at all, and up to which limit
+_CALM_FACTOR, _CALM_BELOW = 4, 512  # growth while service times tell of no queue at all, and up to which limit
 _CALM_SHARE, _CALM_CV2, _CALM_MEAN = 0.75, 0.05, 1.1  # that is: so many of a cohort, all alike, as fast as the first
 _COHORT_SHARE = 0.9  # of a cohort must be done for its round to end
 _GIVE_UP = 8  # times a cohort's size in later calls ends its round: fewer were in flight than thought
