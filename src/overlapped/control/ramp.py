@@ -16,8 +16,8 @@ first, so that counting what has come back reads service times too low.
 e = 1: all extra concurrency pays; 0: it only queues; < 0: it hurts. Counting calls per second instead
 misleads: with nearly constant service times calls end in bunches. The ramp is left when e is surely
 below 0.4; the limit then is 1.3 * Xmax * r0, or the smallest mean in flight that reached 0.9 * Xmax
-if that is more, but at most 2 * Xmax * r0. r0 is the service time at low load: its mean, as the minimum is
-only the luckiest call (where BBR and Vegas fail on spread-out service times).
+if that is more, but at most 2 * Xmax * r0 where calls are alike. r0 is the service time at low load: its mean,
+as the minimum is only the luckiest call (where BBR and Vegas fail on spread-out service times).
 
 Steps up are spread over completions, since a burst makes a queue of its own.
 """
@@ -48,7 +48,7 @@ _GROWN = 1.16  # rounds are compared when in flight differs by this factor at le
 _QUEUED = 1.7  # times r0: a mean service time that shows a queue; the limit then grows slowly
 _HEADROOM = 1.3  # times Xmax * r0 is held after the ramp
 _ENOUGH = 0.9  # of the best throughput: r0 of few calls may be too low
-_PLENTY = 2.0  # times Xmax * r0: no more is held even so
+_PLENTY, _ALIKE_CV2 = 2.0, 0.5  # times Xmax * r0: no more is held even so where calls are alike, which r0 of few tells
 _AHEAD, _TELLS = 2.5, 0.25  # most in flight, times what is needed for the calls finished per second; told by r0 / 4
 _ROUNDS = 64  # rounds remembered: growing by a quarter each, 42 lead from 1 to `MOST`
 
@@ -231,6 +231,7 @@ class Ramp:
         self._weak = 0  # rounds in a row that did not pay
         self._rounds: deque[tuple[float, float]] = deque(maxlen=_ROUNDS)  # (in flight, throughput)
         self._r0_count = 0
+        self._most_cv2 = 0.0
         self._flow_per_s = math.inf  # calls finished per second, lately
 
     def finished(self, sample: Sample) -> None:
@@ -283,6 +284,7 @@ class Ramp:
 
     def _learn(self, result: _Round) -> None:
         self._rounds.append((result.n, result.x_per_s))
+        self._most_cv2 = max(self._most_cv2, result.cv2)
         earlier = self._last
         if earlier is None:
             self._last = result
@@ -313,7 +315,9 @@ class Ramp:
         x_max_per_s = max(x for _, x in self._rounds)
         enough = min(n for n, x in self._rounds if x >= _ENOUGH * x_max_per_s)
         needed = x_max_per_s * self.r0_s
-        return max(1.0, math.ceil(max(_HEADROOM * needed, min(enough, _PLENTY * needed))))
+        if self._most_cv2 < _ALIKE_CV2:
+            enough = min(enough, _PLENTY * needed)
+        return max(1.0, math.ceil(max(_HEADROOM * needed, enough)))
 
     def _pool_r0(self, result: _Round) -> None:
         self._r0_count += result.calls
