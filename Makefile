@@ -3,6 +3,7 @@
 PY ?= python3
 VENV ?= .venv
 BENCH ?=
+PYTEST ?=
 comma := ,
 BIN := $(VENV)/bin
 # Each stamp says that one set of extras is installed; `dev` contains `test` contains `demo`.
@@ -25,7 +26,7 @@ demo: $(DEMO)
 	@$(BIN)/overlapped demo
 
 test: $(TEST)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PYTEST)
 
 check: $(DEV)
 	$(BIN)/ruff check
