@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,23 @@ MOST_ENTRIES = 4_096
 """Places in the ring: more than that are submitted in portions."""
 
 
+def _runs_here(api: Any) -> bool:
+    """False if the package is compiled for another CPU (2026.3.30 wants AVX-512): a process of its own finds out."""
+    pid = os.fork()
+    if not pid:
+        api.Ring()
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] != signal.SIGILL
+
+
 class Operations:
     """The two rings: what is asked for goes into one, what is done comes out of the other."""
 
     def __init__(self, entries: int) -> None:
         import liburing
 
+        if not _runs_here(liburing):
+            raise NotRunError("liburing is compiled for a CPU with instructions that this one lacks")
         self._api: Any = liburing
         self._ring = liburing.Ring()
         self._done: Any = liburing.Cqe()
