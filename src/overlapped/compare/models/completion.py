@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from overlapped.compare.base import About, NotRunError
+from overlapped.compare.rings import Operations
 from overlapped.compare.wire import Answer
 
 if TYPE_CHECKING:
@@ -26,75 +26,8 @@ ABOUT = About(
     cell="asynchronous, non-blocking",
     control="the process; the kernel while nothing at all is done",
     notice="the kernel: what is done, with its result",
-    imports=("liburing",),
     has_tls=False,
 )
-MOST_ENTRIES = 4_096
-"""Places in the ring: more than that are submitted in portions."""
-
-
-def _runs_here(api: Any) -> bool:
-    """False if the package is compiled for another CPU (2026.3.30 wants AVX-512): a process of its own finds out."""
-    pid = os.fork()
-    if not pid:
-        api.Ring()
-        os._exit(0)
-    return os.waitpid(pid, 0)[1] != signal.SIGILL
-
-
-class Operations:
-    """The two rings: what is asked for goes into one, what is done comes out of the other."""
-
-    def __init__(self, entries: int) -> None:
-        import liburing
-
-        if not _runs_here(liburing):
-            raise NotRunError("liburing is compiled for a CPU with instructions that this one lacks")
-        self._api: Any = liburing
-        self._ring = liburing.Ring()
-        self._done: Any = liburing.Cqe()
-        self._under_way = 0
-        try:
-            liburing.io_uring_queue_init(min(entries, MOST_ENTRIES), self._ring)
-        except OSError as error:
-            raise NotRunError(f"io_uring_queue_init: {error.strerror}; the kernel or container forbids it") from error
-
-    def send(self, connection: socket.socket, data: bytes, name: int) -> None:
-        self._api.io_uring_prep_send(self._place(name), connection.fileno(), data)
-
-    def receive(self, connection: socket.socket, buffer: bytearray, name: int) -> None:
-        self._api.io_uring_prep_recv(self._place(name), connection.fileno(), buffer)
-
-    def read(self, descriptor: int, buffer: bytearray, name: int) -> None:
-        self._api.io_uring_prep_read(self._place(name), descriptor, buffer)
-
-    def wait(self) -> tuple[int, int]:
-        """Name and result of an operation that is done; an operation that failed raises."""
-        if not self._api.io_uring_cq_ready(self._ring):
-            self._api.io_uring_submit_and_wait(self._ring, 1)
-        self._api.io_uring_wait_cqe(self._ring, self._done)
-        self._under_way -= 1
-        entry = self._done[0]
-        try:
-            return entry.user_data, entry.res
-        finally:
-            self._api.io_uring_cqe_seen(self._ring, entry)
-
-    def close(self) -> None:
-        """Wait until the kernel is done with every buffer: afterwards it is somebody else's memory."""
-        while self._under_way:
-            with suppress(OSError):
-                self.wait()
-        self._api.io_uring_queue_exit(self._ring)
-
-    def _place(self, name: int) -> Any:
-        place = self._api.io_uring_get_sqe(self._ring)
-        if place is None:
-            self._api.io_uring_submit(self._ring)
-            place = self._api.io_uring_get_sqe(self._ring)
-        place.user_data = name
-        self._under_way += 1
-        return place
 
 
 class Page:
