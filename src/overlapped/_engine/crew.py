@@ -159,6 +159,8 @@ class Crew(Handover):
         if room <= 0:
             self.up.take(0)  # what we had taken has been started: upstream need not count it any more
             return False
+        if self.spec.many:  # its items leave the count when they have ended, so that their results have to be in it
+            room = min(room, self.cap - len(self.out))
         # Whatever costs nothing to pull is pulled ahead; only its start counts.
         chunk = self.up.take(max(room, FREE_CHUNK) if self.up.is_free else room)
         self.input = iter(chunk)
