@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import time
 import traceback
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import PLAIN_TYPES
 from overlapped._engine.failure import set_cause
 from overlapped._engine.heartbeat import Heartbeat, Mouth
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
-from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import Opened, open_blocking
-from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
+from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, Orders, coded
 from overlapped._engine.trays import TRAY_SIZE, Spread, spread
 
 if TYPE_CHECKING:
@@ -55,15 +52,15 @@ class Call:
         self.opened: Opened | None = None
 
 
-class Greenlets:
+class Greenlets(Orders):
     """Workers that pull from one queue, each a greenlet; the run sets their number and keeps the queue filled."""
 
     def __init__(self, wire: BlockingWire, task: Task, lane: str) -> None:
         import gevent
         from gevent.event import Event
 
+        super().__init__(task)
         self.wire = wire
-        self.task = task
         self.lane = lane
         self.gevent = gevent
         self.event = Event
@@ -73,8 +70,6 @@ class Greenlets:
         self.fn = task.fn
         self.simple = PLAIN_TYPES if task.verb == "map" else frozenset[type]()  # of results that are what they are
         self.loop = self.hub.loop
-        self.limit = 0
-        self.jobs: deque[tuple[int, object]] = deque()
         self.calls: dict[int, Call] = {}
         self.told: set[int] = set()
         self.workers: set[Any] = set()
@@ -109,7 +104,7 @@ class Greenlets:
                 if name not in own:
                     self.shared[name] = open_blocking(make, name, opened)
         except BaseException as error:  # noqa: BLE001 - the run ends with it
-            self.mouth.send(["broken", tuple(pack_error(error))])
+            self.mouth.send(["broken", self.task.packed(error)])
             return
         helpers = [self.gevent.spawn(self._listen), self.gevent.spawn(self._speak)]
         self.mouth.send(["ready"])
@@ -120,71 +115,43 @@ class Greenlets:
         self.gevent.killall(helpers)
 
     def _closing_failed(self, error: BaseException) -> None:
-        self.mouth.send(["closed", tuple(pack_error(error))])
+        self.mouth.send(["closed", self.task.packed(error)])
 
     # -- what the run says ------------------------------------------------------------------------------
 
     def _listen(self) -> None:
         try:
             for about, values in self.wire.left():
-                self._take(about, values)
+                self.take(about, values)
             while True:
                 for about, values in self.wire.frames():
-                    self._take(about, values)
+                    self.take(about, values)
         except (OSError, EOFError):
             pass
         except Exception:  # noqa: BLE001 - a greenlet's end would go unnoticed, and the run would wait for ever
             traceback.print_exc()
         os._exit(1)  # the run is gone: nobody wants an answer
 
-    def _take(self, about: list[Any], values: memoryview) -> None:
-        what = about[0]
-        if what == "run":
-            self._queue(about[1], values)
-        elif what == "limit":
-            if about[1] < self.limit:
-                self._give_back()
-            self.limit = about[1]
-        elif what == "ack":
-            self._acknowledge(about[1], about[2])
-        elif what == "back":
-            self._give_back()
-        elif what == "cancel":
-            self._cancel(about[1])
-        elif what == "end":
-            self.jobs.clear()
-            self.limit = 0
-            self.end.set()
+    def say(self, about: list[Any]) -> None:
+        """Tell the run."""
+        self.mouth.send(about)
+
+    def finish(self) -> None:
+        """It is the end."""
+        self.end.set()
+
+    def fill(self) -> None:
+        """Call a worker, if there is something to do; it calls more."""
         if self.jobs and not self.is_coming and len(self.workers) < self.limit:
             self._enlist()
 
-    def _queue(self, numbers: list[int], values: memoryview) -> None:
-        try:
-            items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
-        except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
-            self.mouth.send(["unreadable", numbers, tuple(pack_error(error))])
-            return
-        self.jobs.extend(zip(numbers, items, strict=True))
-
-    def _give_back(self) -> None:
-        self.mouth.send(["back", [number for number, _ in self.take_jobs()]])
-
-    def take_jobs(self) -> list[tuple[int, object]]:
-        """Take all jobs that have not been begun; the watching thread may do so at any moment."""
-        taken = []
-        while True:
-            try:
-                taken.append(self.jobs.popleft())
-            except IndexError:
-                return taken
-
-    def _cancel(self, number: int) -> None:
+    def stop(self, number: int) -> bool:
+        """End this job's call where it waits; False if it does not run."""
         call = self.calls.get(number)
-        if call is not None:
-            self.hub.loop.run_callback(self._strike, call, number)
-            self.mouth.send(["stopping", number])
-        elif any(job[0] == number for job in list(self.jobs)):
-            self._give_back()
+        if call is None:
+            return False
+        self.hub.loop.run_callback(self._strike, call, number)
+        return True
 
     def _strike(self, call: Call, number: int) -> None:
         """In the hub: end a call where it waits.
@@ -196,7 +163,8 @@ class Greenlets:
             call.is_struck = True
             call.greenlet.throw(self.gevent.GreenletExit)
 
-    def _acknowledge(self, number: int, count: int) -> None:
+    def acknowledge(self, number: int, count: int) -> None:
+        """So many results of a generator have been taken; a negative number: nobody wants more."""
         call = self.calls.get(number)
         if call is None:
             return
@@ -281,7 +249,7 @@ class Greenlets:
             call.number = -1
             if call.is_struck and _comes_of(error, self.gevent.GreenletExit):
                 error = self.gevent.GreenletExit()
-            return ERROR, tuple(pack_error(self._as_known(error)))
+            return ERROR, self.task.packed(self._as_known(error))
 
     def _as_known(self, error: BaseException) -> BaseException:
         """Those of gevent that are no `Exception`, as ones that everybody knows."""
@@ -339,7 +307,7 @@ class Greenlets:
         except BaseException as error:  # noqa: BLE001 - the run ends with it
             call.opened.close()
             call.opened = None
-            self.mouth.send(["broken", tuple(pack_error(self._as_known(error)))])
+            self.mouth.send(["broken", self.task.packed(self._as_known(error))])
             return False
         call.given = given
         return True

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import pickle
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.resources import Opened, open_blocking, open_on_loop
-from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
+from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded, unpack
 from overlapped._engine.trays import DROPPED, Spread
 
 if TYPE_CHECKING:
@@ -131,14 +130,10 @@ class Relay:
                 self.end.set_result(None)
 
     def _put(self, numbers: list[int], values: memoryview) -> None:
-        try:
-            items = pickle.loads(values)  # noqa: S301 - from the run that started us
-        except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
-            self.wire.send(["unreadable", numbers, self.task.packed(error)])
-            return
-        self.pending.update(numbers)
-        self.port.put(list(zip(numbers, items, strict=True)))
-        self._will_tell()
+        if jobs := unpack(self.task, numbers, values, self.wire.send):
+            self.pending.update(numbers)
+            self.port.put(jobs)
+            self._will_tell()
 
     def _runs(self, number: int) -> bool:
         return any(call.number == number for call in self.port.running())

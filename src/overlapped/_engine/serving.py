@@ -1,12 +1,14 @@
 """The other side of a port to processes: what a host does with the frames it gets.
 
-`Answers` collects outcomes and sends them together. What makes the calls stands in `single` and `together`.
+`Answers` collects outcomes and sends them together, `Orders` does what the run says. What makes the calls stands in
+`single`, `together`, `relay` and `greenlets`.
 """
 
 from __future__ import annotations
 
 import pickle
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import PLAIN_TYPES, describe, is_awaitable, is_generator, refuse_result
@@ -50,6 +52,84 @@ class Task:
         """An exception, for the run."""
         blob, brief, text = pack_error(error, self.packing)
         return blob, brief, text
+
+
+def unpack(
+    task: Task, numbers: list[int], values: memoryview, say: Callable[[list[Any]], object]
+) -> list[tuple[int, object]]:
+    """The jobs of a chunk that has arrived; of one that cannot be read, none, and the run is told."""
+    try:
+        items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
+    except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
+        say(["unreadable", numbers, task.packed(error)])
+        return []
+    return list(zip(numbers, items, strict=True))
+
+
+class Orders:
+    """What the run says to a host whose workers pull from one queue: which jobs there are, and how many at once."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.limit = 0
+        self.jobs: deque[tuple[int, object]] = deque()
+
+    def take_jobs(self) -> list[tuple[int, object]]:
+        """Take all jobs that have not been begun; a watching thread may do so at any moment."""
+        taken = []
+        while True:
+            try:
+                taken.append(self.jobs.popleft())
+            except IndexError:
+                return taken
+
+    def take(self, about: list[Any], values: memoryview) -> None:
+        """Do what a frame says."""
+        what = about[0]
+        if what == "run":
+            self.jobs.extend(unpack(self.task, about[1], values, self.say))
+        elif what == "limit":
+            if about[1] < self.limit:
+                self.give_back()
+            self.limit = about[1]
+        elif what == "ack":
+            self.acknowledge(about[1], about[2])
+        elif what == "back":
+            self.give_back()
+        elif what == "cancel":
+            if self.stop(about[1]):
+                self.say(["stopping", about[1]])
+            elif any(job[0] == about[1] for job in list(self.jobs)):
+                self.give_back()
+        elif what == "end":
+            self.jobs.clear()
+            self.limit = 0
+            self.finish()
+        self.fill()
+
+    def give_back(self) -> None:
+        """Let the run have what has not been begun."""
+        self.say(["back", [number for number, _ in self.take_jobs()]])
+
+    def say(self, about: list[Any]) -> None:
+        """Tell the run."""
+        raise NotImplementedError
+
+    def acknowledge(self, number: int, count: int) -> None:
+        """So many results of a generator have been taken; a negative number: nobody wants more."""
+        raise NotImplementedError
+
+    def stop(self, number: int) -> bool:
+        """Stop this job's call; False if it does not run."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """It is the end."""
+        raise NotImplementedError
+
+    def fill(self) -> None:
+        """Have as many workers as the jobs and the limit want."""
+        raise NotImplementedError
 
 
 class Answers:

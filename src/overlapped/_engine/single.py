@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import select
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from overlapped._engine.host import END, ERROR, MANY, PART
 from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import Opened, open_blocking
-from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded
+from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded, unpack
 from overlapped._engine.trays import TRAY_SIZE, Spread, spread
 
 if TYPE_CHECKING:
@@ -202,12 +201,7 @@ class OneByOne:
     def _take(self, about: list[Any], values: memoryview, main: int) -> None:
         what = about[0]
         if what == "run":
-            try:
-                items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
-            except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
-                self.wire.send(["unreadable", about[1], tuple(pack_error(error))])
-                return
-            self.jobs.extend(zip(about[1], items, strict=True))
+            self.jobs.extend(unpack(self.task, about[1], values, self.wire.send))
             self.wake.set()
         elif what == "ack":
             self.acks.append((about[1], about[2]))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.loop import new_loop
 from overlapped._engine.resources import Opened, open_on_loop
-from overlapped._engine.serving import LONG_S, Answers
+from overlapped._engine.serving import LONG_S, Answers, Orders
 from overlapped._engine.trays import TRAY_SIZE, Spread, spread
 
 if TYPE_CHECKING:
@@ -38,14 +36,12 @@ class _Call:
         self.acked: asyncio.Future[None] | None = None
 
 
-class Together:
+class Together(Orders):
     """Workers that pull from one queue, as a crew's do; the run sets their number and keeps the queue filled."""
 
     def __init__(self, wire: BlockingWire | Mailbox, task: Task) -> None:
+        super().__init__(task)
         self.blocking = wire
-        self.task = task
-        self.limit = 0
-        self.jobs: deque[tuple[int, object]] = deque()
         self.calls: dict[int, _Call] = {}
         self.told: set[int] = set()
         self.workers: set[asyncio.Task[None]] = set()
@@ -61,7 +57,7 @@ class Together:
         """As `serve`, on the loop that runs."""
         self.loop = asyncio.get_running_loop()
         self.end: asyncio.Future[None] = self.loop.create_future()
-        self.wire = self.blocking.on_loop(self.loop, self._take, self._hung_up)
+        self.wire = self.blocking.on_loop(self.loop, self.take, self._hung_up)
         self.answers = Answers(self.wire.send, time.process_time, self.task.packing)
         opened = Opened(lambda error: self.wire.send(["closed", self.task.packed(error)]))
         try:
@@ -83,49 +79,30 @@ class Together:
 
     # -- what the run says ------------------------------------------------------------------------------
 
-    def _take(self, about: list[Any], values: memoryview) -> None:
-        what = about[0]
-        if what == "run":
-            self._queue(about[1], values)
-        elif what == "limit":
-            if about[1] < self.limit:
-                self._give_back()
-            self.limit = about[1]
-        elif what == "ack":
-            self._acknowledge(about[1], about[2])
-        elif what == "back":
-            self._give_back()
-        elif what == "cancel":
-            self._cancel(about[1])
-        elif what == "end":
-            self.jobs.clear()
-            self.limit = 0
-            if not self.end.done():
-                self.end.set_result(None)
+    def say(self, about: list[Any]) -> None:
+        """Tell the run."""
+        self.wire.send(about)
+
+    def finish(self) -> None:
+        """It is the end."""
+        if not self.end.done():
+            self.end.set_result(None)
+
+    def fill(self) -> None:
+        """A worker for each job, up to the limit."""
         while len(self.workers) < min(self.limit, len(self.calls) + len(self.jobs)):
             self._enlist()
 
-    def _queue(self, numbers: list[int], values: memoryview) -> None:
-        try:
-            items = pickle.loads(values)  # noqa: S301 - a private socket to the run that started us
-        except BaseException as error:  # noqa: BLE001 - a class that is not here, or its own __setstate__
-            self.wire.send(["unreadable", numbers, self.task.packed(error)])
-            return
-        self.jobs.extend(zip(numbers, items, strict=True))
-
-    def _give_back(self) -> None:
-        self.wire.send(["back", [number for number, _ in self.jobs]])
-        self.jobs.clear()
-
-    def _cancel(self, number: int) -> None:
+    def stop(self, number: int) -> bool:
+        """Cancel this job's call; False if it does not run."""
         call = self.calls.get(number)
-        if call is not None and call.task is not None:
-            call.task.cancel()
-            self.wire.send(["stopping", number])
-        elif any(job[0] == number for job in self.jobs):
-            self._give_back()
+        if call is None or call.task is None:
+            return False
+        call.task.cancel()
+        return True
 
-    def _acknowledge(self, number: int, count: int) -> None:
+    def acknowledge(self, number: int, count: int) -> None:
+        """So many results of a generator have been taken; a negative number: nobody wants more."""
         call = self.calls.get(number)
         if call is None:
             return
