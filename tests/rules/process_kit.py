@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import threading
@@ -187,6 +188,18 @@ class Connection:
 
     def close(self) -> None:
         self.note("close")
+
+
+def opened_and_most(path: os.PathLike[str]) -> tuple[int, int]:
+    """How many connections were opened, and how many at once at most in one process; all of them are closed."""
+    counts: dict[str, list[int]] = {}
+    with open(path, encoding="ascii") as file:
+        for line in file:
+            what, pid = line.split()
+            counts.setdefault(pid, []).append({"open": 1, "close": -1}.get(what, 0))
+    assert not any(sum(changes) for changes in counts.values())
+    opened = sum(changes.count(1) for changes in counts.values())
+    return opened, max(max(itertools.accumulate(changes)) for changes in counts.values())
 
 
 def connect() -> Connection:

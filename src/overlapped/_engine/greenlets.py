@@ -75,6 +75,7 @@ class Greenlets(Orders):
         self.workers: set[Any] = set()
         self.shared: dict[str, object] = {}
         self.spare: list[tuple[Any, Opened]] = []  # what workers that have left had opened for themselves
+        self.closing: set[Any] = set()  # greenlets that close such, for good
         self.end = Event()
         self.due = Event()  # something is to be said
         self.is_coming = False  # a worker has been called and has not yet had its turn
@@ -109,8 +110,8 @@ class Greenlets(Orders):
         helpers = [self.gevent.spawn(self._listen), self.gevent.spawn(self._speak)]
         self.mouth.send(["ready"])
         self.end.wait()
-        while self.workers:
-            self.gevent.joinall([*self.workers])
+        while at_work := [*self.workers, *self.closing]:
+            self.gevent.joinall(at_work)
         self.answers.flush()
         self.gevent.killall(helpers)
 
@@ -141,7 +142,12 @@ class Greenlets(Orders):
         self.end.set()
 
     def fill(self) -> None:
-        """Call a worker, if there is something to do; it calls more."""
+        """Call a worker, if there is something to do; it calls more. After a cut, nothing stays open for those gone."""
+        while self.spare and len(self.workers) + len(self.spare) > self.limit and not self.end.is_set():
+            _, own = self.spare.pop()
+            closing = self.gevent.spawn(own.close)
+            self.closing.add(closing)
+            closing.link(self.closing.discard)
         if self.jobs and not self.is_coming and len(self.workers) < self.limit:
             self._enlist()
 
@@ -202,7 +208,10 @@ class Greenlets(Orders):
                 turned = clock()
         workers.discard(call.greenlet)  # now, and not when it has ended: else all would leave at once
         if call.opened is not None:
-            self.spare.append((call.given, call.opened))
+            if len(workers) + len(self.spare) < self.limit:
+                self.spare.append((call.given, call.opened))
+            else:
+                call.opened.close()
 
     def _call_for(self, call: Call, number: int, item: object) -> float:
         """Make one call, and tell of it; returns when it ended."""
