@@ -166,7 +166,7 @@ def _ahead(verb: str, results: int) -> int:
     return results if verb in ("map", "tap") else 2 * results + 10
 
 
-@pytest.mark.parametrize("concurrency", [1, 5, AUTO], ids=str)
+@pytest.mark.parametrize("concurrency", [1, 5, pytest.param(AUTO, marks=pytest.mark.slow)], ids=["1", "5", "AUTO"])
 @pytest.mark.parametrize(
     ("verb", "fn", "gives", "options"),
     [

@@ -218,6 +218,7 @@ BEST = {  # name: items/s of the best static setting, from benchmarks/control.py
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEST)
 def test_a_scenario_reaches_the_best_static_setting(name):
     played = play(by_name(name), seed=1)

@@ -75,6 +75,7 @@ class Greenlets(Orders):
         self.workers: set[Any] = set()
         self.shared: dict[str, object] = {}
         self.spare: list[tuple[Any, Opened]] = []  # what workers that have left had opened for themselves
+        self.equipped = 0  # workers, here or gone, for whom something is open
         self.closing: set[Any] = set()  # greenlets that close such, for good
         self.end = Event()
         self.due = Event()  # something is to be said
@@ -143,8 +144,9 @@ class Greenlets(Orders):
 
     def fill(self) -> None:
         """Call a worker, if there is something to do; it calls more. After a cut, nothing stays open for those gone."""
-        while self.spare and len(self.workers) + len(self.spare) > self.limit and not self.end.is_set():
+        while self.spare and self.equipped > self.limit and not self.end.is_set():
             _, own = self.spare.pop()
+            self.equipped -= 1
             closing = self.gevent.spawn(own.close)
             self.closing.add(closing)
             closing.link(self.closing.discard)
@@ -208,9 +210,10 @@ class Greenlets(Orders):
                 turned = clock()
         workers.discard(call.greenlet)  # now, and not when it has ended: else all would leave at once
         if call.opened is not None:
-            if len(workers) + len(self.spare) < self.limit:
+            if self.equipped <= self.limit:
                 self.spare.append((call.given, call.opened))
             else:
+                self.equipped -= 1
                 call.opened.close()
 
     def _call_for(self, call: Call, number: int, item: object) -> float:
@@ -309,6 +312,7 @@ class Greenlets(Orders):
             call.given, call.opened = self.spare.pop()
             return True
         call.opened = Opened(self._closing_failed)
+        self.equipped += 1
         given = dict(self.shared)
         try:
             for name in self.task.own:
@@ -316,6 +320,7 @@ class Greenlets(Orders):
         except BaseException as error:  # noqa: BLE001 - the run ends with it
             call.opened.close()
             call.opened = None
+            self.equipped -= 1
             self.mouth.send(["broken", self.task.packed(self._as_known(error))])
             return False
         call.given = given
@@ -327,6 +332,7 @@ class Greenlets(Orders):
         if call.opened is not None:
             call.opened.close(on_error=lambda error: None)  # it may be broken, since its call was stopped
             call.opened = call.given = None
+            self.equipped -= 1
 
     # -- what the run is told -----------------------------------------------------------------------------
 

@@ -40,6 +40,9 @@ CANCEL_S: Final = 1.0
 DEAF_S: Final = 5.0
 """A host of many calls that does not even hear of a cancellation for so long is held up by one of them, and ended."""
 
+STARTING_S: Final = 1.0
+"""For so long a host that starts has a part of the limit: those that are ready need not open connections for it."""
+
 FALSE_STARTS: Final = 3
 """Hosts in a row that die before they are ready: then it is not bad luck."""
 
@@ -225,10 +228,12 @@ class HostPort:
 
     def _start_host(self) -> None:
         host = Host(self._places.take() if self._is_single else -1)
+        host.launched_s = self._loop.time()
         host.link = self._launch(
             lambda about, values: self._heard(host, about, values), lambda how: self._gone(host, how)
         )
         self._hosts.append(host)
+        self._later(STARTING_S, self._go_on)
         host.link.send(["work", self._work])
 
     def _start_another(self) -> bool:
@@ -264,7 +269,9 @@ class HostPort:
         if not hosts:
             return
         limit = min(self._limit, len(hosts)) if self._is_single else self._limit
-        part, rest = divmod(limit, len(hosts))
+        since_s = self._loop.time() - STARTING_S
+        starting = sum(host.launched_s > since_s for host in self._hosts if not host.is_ready)
+        part, rest = divmod(limit, len(hosts) + starting)
         shares = [part + (at < rest) for at in range(len(hosts))]
         run = [min(host.may_run, len(host.sent)) for host in hosts]
         # After a cut, some run more than their share; so much less the others may begin.
