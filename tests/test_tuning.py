@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overlapped import Retry, flow
 from overlapped.control.auto import AUTO
 from overlapped.control.base import Outcome, Sample
 from overlapped.control.batch_size import MOST, BatchSize
@@ -16,8 +18,9 @@ from overlapped.control.concurrency import Concurrency
 from overlapped.control.pace import Pace
 from overlapped.control.probe import Experiment, Measured, Noise, has_moved
 from overlapped.testing import check_controller
+from overlapped.testing.clock import run
 from overlapped.testing.scenario_list import by_name
-from overlapped.testing.scenarios import play
+from overlapped.testing.scenarios import FakeServer, play
 
 # -- any controller -----------------------------------------------------------------------------------------
 
@@ -148,6 +151,57 @@ def test_the_rate_of_a_limiter_is_found(rate_per_s, burst):
     assert per_s >= 0.93 * rate_per_s
     assert refused <= 0.02
     assert pace.per_s == pytest.approx(rate_per_s, rel=0.1)
+
+
+def _let_in(pace: Pace, *, per_s: float, service_s: float, from_s: float, to_s: float) -> None:
+    """Calls that all succeed, in the order in which they end."""
+    started_s = from_s
+    while started_s + service_s <= to_s:
+        pace.finished(Sample(started_s + service_s, started_s, "ok", 1, True))
+        started_s += 1 / per_s
+
+
+@pytest.mark.parametrize("service_s", [0.001, 0.05, 0.3])
+def test_calls_that_are_on_their_way_are_counted_however_long_they_take(service_s):
+    """What has ended in the time between two refusals is less than what was let in."""
+    pace = Pace()
+    _let_in(pace, per_s=100, service_s=service_s, from_s=0.0, to_s=1.0)
+    pace.finished(Sample(1.0, 1.0, "ignore", 1, True, 1, 0.01))
+    _let_in(pace, per_s=100, service_s=service_s, from_s=1.01, to_s=2.0)
+    pace.finished(Sample(2.0, 2.0, "ignore", 1, True, 1, 0.01))
+    assert pace.per_s == pytest.approx(98, abs=2)
+
+
+def test_a_refusal_that_costs_a_long_pause_is_not_risked_soon_again():
+    pace = Pace()
+    _let_in(pace, per_s=100, service_s=0.01, from_s=0.0, to_s=1.0)
+    pace.finished(Sample(1.0, 1.0, "ignore", 1, True, 1, 1.0))
+    guess = pace.per_s
+    _let_in(pace, per_s=100, service_s=0.01, from_s=2.0, to_s=4.0)
+    risen = pace.per_s
+    pace.finished(Sample(4.0, 4.0, "ignore", 1, True, 1, 1.0))
+    kept = pace.per_s
+    assert guess < kept < 0.96 * risen
+    _let_in(pace, per_s=kept, service_s=0.01, from_s=5.0, to_s=8.0)
+    assert pace.per_s == kept, "it waits before it asks for more"
+    _let_in(pace, per_s=kept, service_s=0.01, from_s=8.0, to_s=15.0)
+    assert kept < pace.per_s < 1.05 * kept, "and then goes on slowly"
+
+
+@pytest.mark.parametrize(("retry_after", "least"), [("exact", 0.95), (1.0, 0.6)])
+def test_a_flow_gets_what_a_service_that_counts_per_second_lets_in(retry_after, least):
+    server = FakeServer(lambda server, item: 0.05, rate_per_s=100, burst=5, retry_after=retry_after)
+
+    async def main() -> None:
+        chain = flow(range(10**9)).map(server, retry=Retry(attempts=100), ordered=False)
+        async with chain.open() as items:
+            async for _ in items:
+                if asyncio.get_running_loop().time() > 60:
+                    break
+
+    run(main())
+    assert len(server.ended_s) >= least * 60 * 100
+    assert server.failed <= 0.012 * server.calls
 
 
 def test_a_quota_for_a_window_is_no_rate():
