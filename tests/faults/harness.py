@@ -10,6 +10,7 @@ This file is imported in the child too, so it imports nothing but the standard l
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import json
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
-LIMIT_S = 10.0  # on a machine that does nothing else
+LIMIT_S = 10.0  # on a machine that does nothing else, and ...
+LOOPS, LOOPS_S = 300_000, 0.004  # ... makes so many empty loops in so many seconds
 TELL_S = 8.5  # a child that hangs says where, before it is killed
 BUSY_KEY = "FAULTS_BUSY"  # how many times longer everything may take: the child is told in its environment
 WORKERS = 2
@@ -164,9 +166,21 @@ def run(case: Case, params: dict[str, Any]) -> Result:
     return run_command(case.command(params), case.place.env)
 
 
+@functools.cache
+def slowness() -> float:
+    """How many times slower this machine is than that for which the limit was made; 1 if it is faster."""
+    times_s = []
+    for _ in range(3):
+        started = time.perf_counter()
+        for _ in range(LOOPS):
+            pass
+        times_s.append(time.perf_counter() - started)
+    return max(1.0, min(times_s) / LOOPS_S)
+
+
 def run_command(command: list[str], env: dict[str, str] | None = None, *, limit_s: float = LIMIT_S) -> Result:
-    """Run a command in a session of its own, with more time on a machine that is busy with other things."""
-    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """Run a command in a session of its own, with more time on a machine that is slow, or busy with other things."""
+    busy = slowness() * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     kept = {name: value for name, value in os.environ.items() if name not in QUIET}
     started = time.monotonic()
     with subprocess.Popen(
