@@ -7,7 +7,8 @@ calls and has in it the burst that such a service allows: it is a guess, taken a
 each refusal makes it 0.4 of that) until the rate is known. Then the pace rises by 1 % a second after some seconds
 without a refusal: a service that allows more is found, and one that doesn't says so again, which is also the next
 measurement. Each time that confirms the last rate makes the next look later. Above 100 calls a second both go by
-calls: 1 % each 100, since where many calls come unevenly some are refused by chance.
+calls: 1 % each 100, since where many calls come unevenly some are refused by chance. Where a refusal costs a pause that
+is long beside the time of a count, the pace goes to 0.95 and no longer rises fast.
 
 A long Retry-After is a quota for a window, not a rate: within the window any pace is allowed, so the pause that the
 engine keeps is all there is to do. The idea of both signals is botocore's adaptive retry; it starts from nothing
@@ -39,6 +40,17 @@ _HASTE_ABOVE_PER_S = 100.0  # from there on what counts is calls: those that com
 _SMALLEST_STEP = 0.004
 
 
+class _Count:
+    """The calls that succeeded, of those that started since a moment."""
+
+    __slots__ = ("oks", "service_s", "since_s")
+
+    def __init__(self, since_s: float) -> None:
+        self.since_s = since_s
+        self.oks = 0
+        self.service_s = 0.0  # all of them together
+
+
 class Pace:
     """Measures what a rate limiter lets through, and keeps below it.
 
@@ -48,15 +60,12 @@ class Pace:
     """
 
     __slots__ = (
-        "_began_s",
         "_burst_until_s",
-        "_oks",
-        "_older",
+        "_counts",
         "_quiet_s",
         "_raised_s",
         "_rate_per_s",
         "_rise_per_s",
-        "_service_s",
         "evidence",
         "per_s",
     )
@@ -64,10 +73,7 @@ class Pace:
     def __init__(self) -> None:
         self.per_s = math.inf
         self.evidence = ""
-        self._began_s = math.nan  # of this count
-        self._oks = 0
-        self._service_s = 0.0  # of those, together
-        self._older = (math.nan, 0, 0.0)  # the count before this one
+        self._counts: list[_Count] = []  # this one, and the one before it if no refusal lies between them
         self._rise_per_s = _GUESS_RISE_PER_S
         self._burst_until_s = -math.inf  # refusals until then are one burst
         self._raised_s = math.inf
@@ -76,8 +82,8 @@ class Pace:
 
     def finished(self, sample: Sample) -> None:
         """Learn from one finished attempt."""
-        if self._began_s != self._began_s:  # the first one
-            self._began_s = sample.started_s
+        if not self._counts:  # the first one
+            self._counts = [_Count(sample.started_s)]
         if sample.retry_after_s is not None:
             self._refused(sample, sample.retry_after_s)
         elif sample.outcome == "ok":
@@ -92,16 +98,15 @@ class Pace:
             return
         self._burst_until_s = now_s + asked_s
         is_first = self.per_s == math.inf
-        since_s, oks, service_s = self._began_s, self._oks, self._service_s
-        if self._older[0] == self._older[0]:
-            since_s, oks, service_s = self._older[0], oks + self._older[1], service_s + self._older[2]
+        oks = sum(count.oks for count in self._counts)
+        service_s = sum(count.service_s for count in self._counts)
         # Those on their way are not counted yet. The first count has a burst in it, and shall not look any higher.
-        lasted_s = now_s - since_s - (0.0 if is_first or not oks else service_s / oks)
+        lasted_s = now_s - self._counts[-1].since_s - (0.0 if is_first or not oks else service_s / oks)
         if oks < _LEAST_OKS or lasted_s <= 0:  # too few to tell: the count goes on
             if self.per_s < math.inf:
                 self._set(self.per_s * 0.95, now_s)
             return
-        self._began_s, self._oks, self._service_s, self._older = self._burst_until_s, 0, 0.0, (math.nan, 0, 0.0)
+        self._counts = [_Count(self._burst_until_s)]
         rate_per_s = oks / lasted_s
         self.evidence = f"{oks:,} calls got through in the {lasted_s:.3g} s before a refusal"
         agrees = abs(rate_per_s / self._rate_per_s - 1) < _AGREES if self._rate_per_s else False
@@ -110,41 +115,44 @@ class Pace:
         elif now_s > self._raised_s:  # not by chance, while it kept to what it had been told
             self._quiet_s = min(_QUIET_MOST_S, 1.5 * self._quiet_s)
         self._rate_per_s = rate_per_s
-        is_dear = asked_s >= _DEAR_S
         if is_first:
             self._set(rate_per_s * _FIRST, now_s)
-        elif is_dear:
+        elif asked_s >= _DEAR_S:
             self._rise_per_s = _RISE_PER_S
             self._set(min(rate_per_s, self.per_s) * _BELOW_DEAR, now_s)
-        elif self._rise_per_s > _RISE_PER_S:  # the count is of a time when the pace was still low: it is in between
+        elif self._is_guess:  # the count is of a time when the pace was still low: it is in between
             self._rise_per_s = max(_RISE_PER_S, _CLOSER * self._rise_per_s)
             self._set(math.sqrt(rate_per_s * max(rate_per_s, self.per_s)) * _BELOW, now_s)
         else:
             self._set(min(rate_per_s, self.per_s) * _BELOW, now_s)
 
     def _count(self, sample: Sample) -> None:
-        since_s = self._older[0] if self._older[0] == self._older[0] else self._began_s
-        if sample.started_s < since_s:
+        if sample.started_s < self._counts[-1].since_s:
             return
-        self._oks += 1
-        self._service_s += sample.now_s - sample.started_s
-        if self._oks >= _COUNTED and sample.now_s - self._began_s >= _COUNTED_S:
-            self._older = (self._began_s, self._oks, self._service_s)
-            self._began_s, self._oks, self._service_s = sample.now_s, 0, 0.0
+        count = self._counts[0]
+        count.oks += 1
+        count.service_s += sample.now_s - sample.started_s
+        if count.oks >= _COUNTED and sample.now_s - count.since_s >= _COUNTED_S:
+            self._counts = [_Count(sample.now_s), count]
 
     def _set(self, per_s: float, now_s: float) -> None:
         self.per_s = per_s
-        self._raised_s = now_s + (_GUESS_QUIET_S if self._rise_per_s > _RISE_PER_S else self._quiet_s / self._haste)
+        self._raised_s = now_s + (_GUESS_QUIET_S if self._is_guess else self._quiet_s / self._haste)
+
+    @property
+    def _is_guess(self) -> bool:
+        """The rate is not known yet."""
+        return self._rise_per_s > _RISE_PER_S
 
     @property
     def _haste(self) -> float:
-        """How much sooner than others a service of many calls per second is asked for more."""
-        return max(1.0, self.per_s / _HASTE_ABOVE_PER_S)
+        """How much sooner than others a service of many calls per second is asked for more, once its rate is known."""
+        return 1.0 if self._is_guess else max(1.0, self.per_s / _HASTE_ABOVE_PER_S)
 
     def _rise(self, now_s: float) -> None:
         """In steps that are worth telling the engine; faster while the last word was a guess."""
         since_s = now_s - self._raised_s
-        speed = self._rise_per_s if self._rise_per_s > _RISE_PER_S else self._rise_per_s * self._haste
+        speed = self._rise_per_s * self._haste
         if since_s * speed >= _SMALLEST_STEP:
             self.per_s *= 1 + min(0.05, since_s * speed)
             self._raised_s = now_s
