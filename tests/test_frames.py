@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 from overlapped._engine.frames import READ_BYTES, READS, Wire, frame
+from overlapped._engine.loop import new_loop
 
-
-def new_uvloop() -> asyncio.AbstractEventLoop:
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
-LOOPS = [asyncio.new_event_loop, new_uvloop]
+LOOPS = [asyncio.new_event_loop, new_loop]  # a run's own is uvloop's
 
 
 def run(scenario: Any, new_loop: Any) -> Any:

@@ -102,7 +102,6 @@ class Host:
         "is_held",
         "is_ready",
         "is_reserved",
-        "launched_s",
         "link",
         "may_run",
         "place",
@@ -117,7 +116,6 @@ class Host:
     def __init__(self, place: int) -> None:
         self.place = place  # its calls' slot in the account, if it makes one at a time; else -1
         self.is_ready = False
-        self.launched_s = 0.0  # on the loop's clock
         self.is_reserved = False  # to be emptied for a group of suspects
         self.is_alone = False  # it has such a group, and gets nothing else
         self.is_condemned = False  # killed by us, for a call that did not stop

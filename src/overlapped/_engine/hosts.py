@@ -7,6 +7,7 @@ is one state.
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
 import time
 from collections import deque
@@ -41,7 +42,7 @@ DEAF_S: Final = 5.0
 """A host of many calls that does not even hear of a cancellation for so long is held up by one of them, and ended."""
 
 STARTING_S: Final = 1.0
-"""For so long a host that starts has a part of the limit: those that are ready need not open connections for it."""
+"""So long hosts that start keep their part of the limit beside one that is ready: it would open connections for it."""
 
 FALSE_STARTS: Final = 3
 """Hosts in a row that die before they are ready: then it is not bad luck."""
@@ -114,6 +115,7 @@ class HostPort:
         self._mean_s = 0.0
         self._item_bytes = 0.0
         self._false_starts = 0
+        self._parts_kept_until_s = -math.inf  # those of hosts that start
         self._timers: set[asyncio.TimerHandle] = set()
         self._is_closing = False
         self._ready: list[asyncio.Future[None]] = []
@@ -228,13 +230,17 @@ class HostPort:
 
     def _start_host(self) -> None:
         host = Host(self._places.take() if self._is_single else -1)
-        host.launched_s = self._loop.time()
         host.link = self._launch(
             lambda about, values: self._heard(host, about, values), lambda how: self._gone(host, how)
         )
         self._hosts.append(host)
-        self._later(STARTING_S, self._go_on)
+        self._keep_parts()
         host.link.send(["work", self._work])
+
+    def _keep_parts(self) -> None:
+        """Hosts that start have their part of the limit for a while."""
+        self._parts_kept_until_s = self._loop.time() + STARTING_S
+        self._later(STARTING_S, self._go_on)
 
     def _start_another(self) -> bool:
         """Start one more; if the system has no process left, those that there are must do."""
@@ -269,9 +275,8 @@ class HostPort:
         if not hosts:
             return
         limit = min(self._limit, len(hosts)) if self._is_single else self._limit
-        since_s = self._loop.time() - STARTING_S
-        starting = sum(host.launched_s > since_s for host in self._hosts if not host.is_ready)
-        part, rest = divmod(limit, len(hosts) + starting)
+        starts = self._loop.time() < self._parts_kept_until_s
+        part, rest = divmod(limit, len(self._hosts) if starts else len(hosts))
         shares = [part + (at < rest) for at in range(len(hosts))]
         run = [min(host.may_run, len(host.sent)) for host in hosts]
         # After a cut, some run more than their share; so much less the others may begin.
@@ -348,6 +353,8 @@ class HostPort:
     def _heard_ready(self, host: Host, values: memoryview) -> None:
         host.is_ready = True
         self._false_starts = 0
+        if not all(other.is_ready for other in self._hosts):
+            self._keep_parts()
         self._settle_ready(None)
         self._go_on()
 
