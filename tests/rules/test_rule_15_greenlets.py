@@ -234,6 +234,32 @@ def test_no_process_is_left_when_the_run_itself_is_killed(tmp_path):
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
 
 
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_processes_say_nothing_when_the_run_is_gone(is_watched):
+    """A greenlet that has an answer and finds nobody, before the watching thread did: that is no news."""
+    blind = "from overlapped._engine.heartbeat import Heartbeat; Heartbeat.begin = lambda self: None"
+    code = f"""
+        import time
+        from overlapped import flow
+        from overlapped.lanes import greenlet
+        from tests.rules import greenlet_kit as kit
+
+        greenlet.PRELUDE += {("" if is_watched else "; " + blind)!r}
+        with flow([0.005] * 10_000).map(kit.computes, on="greenlet", concurrency=4).open() as items:
+            for _ in range(20):
+                next(items)
+            print("under way", flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "under way\n"
+        run.kill()
+        _, said = run.communicate()  # until those that it has started are gone too
+    assert not said
+
+
 # -- the end, time-outs -----------------------------------------------------------------------------------
 
 

@@ -60,7 +60,10 @@ class Moment(NamedTuple):
 
 
 class Mouth:
-    """The way from a host to its run: for greenlets, and, while they stand still, for the thread that watches them."""
+    """The way from a host to its run: for greenlets, and, while they stand still, for the thread that watches them.
+
+    Whoever finds that the run is gone ends the process: nobody wants an answer.
+    """
 
     def __init__(self, wire: BlockingWire) -> None:
         from gevent import monkey
@@ -75,6 +78,8 @@ class Mouth:
             self._sending += 1
         try:
             self._wire.send(about, values)
+        except ConnectionError:
+            os._exit(1)
         finally:
             self._sending -= 1
 
@@ -91,6 +96,8 @@ class Mouth:
                     sent = self._write(left)
             except BlockingIOError:
                 return False
+            except ConnectionError:
+                os._exit(1)
             return True
 
     def _write(self, data: memoryview) -> int:
