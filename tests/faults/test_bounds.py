@@ -258,13 +258,13 @@ async def test_an_item_is_let_go_once_it_has_been_taken() -> None:
 
 @child
 async def test_instant_calls_let_the_loop_turn() -> None:
-    gaps: list[float] = []
+    gaps: list[float] = []  # in CPU time of the loop's thread: other processes may hold it up for longer
 
     async def heartbeat() -> None:
-        before = time.monotonic()
+        before = time.thread_time()
         while True:
             await asyncio.sleep(0)
-            now = time.monotonic()
+            now = time.thread_time()
             gaps.append(now - before)
             before = now
 
