@@ -333,6 +333,15 @@ def test_counts_of_kept_failures_say_that_they_are_of_the_first_ones() -> None:
     assert "5,000 items: 1,000 ValueError in fetch (of the first 1,000)" in shown
 
 
+def test_a_failed_run_says_first_what_it_ended_with_and_of_which_item() -> None:
+    error = ValueError("no such page")
+    lines = told(state="failed", error=error, failed=1, failures=(failure("/7", error),)).splitlines()
+    assert lines[1] == "error    ValueError: no such page (fetch of '/7')"
+    other = told(state="failed", error=OSError("the list is gone"), failed=1, failures=(failure("/7", error),))
+    assert other.splitlines()[1] == "error    OSError: the list is gone"
+    assert "error " not in told()
+
+
 def test_clean_up_errors_are_never_lost() -> None:
     assert "cleanup  OSError: shut" in told(cleanup_errors=(OSError("shut"),))
 

@@ -284,6 +284,7 @@ class RunRecord:
         loop_lines: where the loop's thread was when it was looked at and did not wait: (file, line and
             function, how often), the most frequent first (bounded).
         made_by: version of this library, Python and system.
+        error: the exception that a failed run ended with, else None.
     """
 
     source: str
@@ -308,6 +309,7 @@ class RunRecord:
     stalls: tuple[Stall, ...] = ()
     loop_lines: tuple[tuple[str, int], ...] = ()
     made_by: str = ""
+    error: BaseException | None = None
 
     @property
     def overlap(self) -> float:

@@ -404,6 +404,7 @@ class Run(Scope):
             stalls=self.watch.stalls(),
             loop_lines=self.watch.lines(),
             made_by=f"overlapped {__version__}, Python {sys.version.split()[0]}, {sys.platform}",
+            error=self.error,
         )
 
     @property

@@ -31,6 +31,7 @@ def to_dict(record: RunRecord) -> dict[str, Any]:
         }
         for failure in record.failures
     ]
+    data["error"] = None if record.error is None else plain_error(record.error)
     data["cleanup_errors"] = [plain_error(error) for error in record.cleanup_errors]
     data["stages"] = [_stage(stage) for stage in record.stages]
     data["stalls"] = [stall._asdict() for stall in record.stalls]
@@ -101,6 +102,7 @@ def from_dict(data: Any) -> RunRecord:
                 data
                 | {
                     "failures": tuple(_failure(failure) for failure in data["failures"]),
+                    "error": _error(data["error"]) if data.get("error") else None,
                     "cleanup_errors": tuple(_error(text) for text in data["cleanup_errors"]),
                     "stages": tuple(_stage_of(stage) for stage in data["stages"]),
                     "stalls": tuple(Stall(**stall) for stall in data["stalls"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
 
 from overlapped.record import Bin
@@ -32,6 +32,9 @@ WHY_CHARS: Final = 120
 MOST_BINS: Final = 80
 """Bars of a histogram: thinner ones would be lines."""
 
+MOST_COUNTED: Final = 300
+"""Calls up to which those in flight are counted exactly: with more, a line of their steps would be a comb."""
+
 MARK_WIDE: Final = 20
 """px that the name of a percentile takes: one that is closer to another than that goes without."""
 
@@ -49,7 +52,7 @@ STATES: Final = (
     ("paused_s", "probe", "asked to wait"),
     ("retry_s", "probe", "waits to try again"),
     ("lost_s", "fail", "held by lost calls"),
-    ("ended_s", "grid", "nothing left to start"),
+    ("ended_s", "grid", "last calls, or done"),
 )
 
 
@@ -171,7 +174,7 @@ def course(stage: StageRecord, record: RunRecord) -> Picture | None:
     if len(points) < 2 or record.elapsed_s <= 0:
         return None
     rates = _rates(stage, record)
-    flights = _smoothed([(point.at_s, point.in_flight) for point in points], record.elapsed_s)
+    flights = _flights(stage, record)
     decisions = [decision for decision in stage.decisions if decision.what == "limit"]
     pace = [decision for decision in stage.decisions if decision.what == "pace" and decision.new != math.inf]
     drawn = Picture(
@@ -181,7 +184,7 @@ def course(stage: StageRecord, record: RunRecord) -> Picture | None:
         f"limit {stage.limit}, tried {stage.limit_range[0]} to {stage.limit_range[1]}; {len(decisions)} decisions",
     )
     x = Scale(0, record.elapsed_s, LEFT, RIGHT)
-    top = max(stage.limit_range[1], stage.limit, *(point.in_flight for point in points))
+    top = max(stage.limit_range[1], stage.limit, *(count for _, count in flights))
     y = Scale(0, top * 1.08, 150, 30)
     drawn.panel(x, y, "calls in flight")
     flight = [(x(at_s), y(count)) for at_s, count in flights]
@@ -204,6 +207,16 @@ def course(stage: StageRecord, record: RunRecord) -> Picture | None:
         if decision.new <= below.high:
             drawn.dot(x(decision.at_s), below(decision.new), "cut", r=2, title=f"pace {decision.new:.3g}/s")
     return drawn
+
+
+def _flights(stage: StageRecord, record: RunRecord) -> list[tuple[float, float]]:
+    """Calls in flight over time: counted where there are few and all are kept, else the means of the series."""
+    calls = stage.kept_calls
+    if not len(calls) == stage.calls <= MOST_COUNTED:
+        return _smoothed([(point.at_s, point.in_flight) for point in stage.points], record.elapsed_s)
+    changes = sorted([(call.started_s, 1) for call in calls] + [(call.started_s + call.took_s, -1) for call in calls])
+    counts = accumulate(change for _, change in changes)
+    return steps([(0.0, 0.0), *((at_s, float(count)) for (at_s, _), count in zip(changes, counts, strict=True))])
 
 
 def _limits(stage: StageRecord, record: RunRecord) -> list[tuple[float, float]]:

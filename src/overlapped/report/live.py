@@ -32,7 +32,7 @@ font:14px/1.4 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"
 font-variant-numeric:tabular-nums}
 .o-live .o-row{margin:0 auto;padding:.45rem 1.5rem;max-width:60rem;display:flex;flex-wrap:wrap;gap:.3rem 1rem;
 align-items:center}
-.o-live .o-fill{flex:1 1 auto;display:flex;flex-wrap:wrap;gap:.3rem 1rem;align-items:center}
+.o-live .o-fill{flex:1 1 0;min-width:14rem;display:flex;flex-wrap:wrap;gap:.3rem 1rem;align-items:center}
 .o-live progress{width:9rem;height:.6rem;accent-color:#2a7ab9}
 .o-live #o-link::before{content:"";display:inline-block;width:.6rem;height:.6rem;margin-right:.4rem;border-radius:50%;
 background:#7c838d}

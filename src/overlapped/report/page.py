@@ -15,7 +15,7 @@ from overlapped.report.data import to_dict
 from overlapped.report.plain import cut, escape, plain, plain_error
 from overlapped.report.speed import SURE_S, taken
 from overlapped.report.svg import style
-from overlapped.report.text import counted, rate, seconds
+from overlapped.report.text import counted, ended_by, rate, seconds
 from overlapped.report.verdict import times, verdict
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ body{margin:0;background:#fff;color:#1f2430}
 @media (prefers-color-scheme:dark){body{background:#14171c;color:#e6e9ef}}"""
 PAGE_STYLE: Final = """
 .o-report{margin:0 auto;padding:1.5rem;max-width:60rem;font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
-"Helvetica Neue",Arial,"Noto Sans",sans-serif;--line:#dfe3e8;--muted:#586171;--panel:#f5f6f8;--accent:#2a7ab9}
-@media (prefers-color-scheme:dark){.o-report{--line:#333a44;--muted:#a3adba;--panel:#1d2229;--accent:#58a6e6}}
-@media print{.o-report{--line:#dfe3e8;--muted:#586171;--panel:#f5f6f8}}
+"Helvetica Neue",Arial,"Noto Sans",sans-serif;--line:#dfe3e8;--muted:#586171;--panel:#f5f6f8;--accent:#2a7ab9;
+--fail:#c0392b}
+@media (prefers-color-scheme:dark){.o-report{--line:#333a44;--muted:#a3adba;--panel:#1d2229;--accent:#58a6e6;
+--fail:#ff7b6e}}
+@media print{.o-report{--line:#dfe3e8;--muted:#586171;--panel:#f5f6f8;--fail:#c0392b}}
 .o-report svg{display:block;width:100%;height:auto;min-width:30rem}
 .o-report .o-wide{overflow-x:auto}
 .o-report .o-two{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:0 1rem}
@@ -54,6 +56,8 @@ PAGE_STYLE: Final = """
 .o-report h2{font-size:1.05rem;margin:2.2rem 0 .5rem}
 .o-report h3{font-size:.95rem;margin:1rem 0 0;font-weight:600}
 .o-report .o-by{color:var(--muted);margin:.3rem 0;font-size:.87rem}
+.o-report .o-error{margin:1.2rem 0 0;padding:.6rem 1rem;background:var(--panel);border-left:4px solid var(--fail);
+overflow-wrap:anywhere}
 .o-report .o-verdict{margin:1.2rem 0;padding:.2rem 1rem;background:var(--panel);border-left:4px solid var(--accent)}
 .o-report .o-notes{color:var(--muted);padding-left:1.2rem;margin:.5rem 0}
 .o-report table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.82rem}
@@ -63,6 +67,7 @@ white-space:nowrap}
 .o-report .o-words td{white-space:normal;overflow-wrap:anywhere}
 .o-report th{font-weight:600}
 .o-report thead th{white-space:normal;vertical-align:bottom}
+.o-report tbody th{white-space:normal;overflow-wrap:anywhere;min-width:7rem}
 .o-report code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
 overflow-wrap:anywhere}
 """
@@ -173,6 +178,7 @@ def body(small: RunRecord, whole: RunRecord) -> str:
         "body.html",
         headline=headline(whole),
         provenance=provenance(whole),
+        ended_by=ended_by(whole),
         findings=_findings(whole),
         notes=[*notes(whole)],
         chronology=_inline(figures.chronology(small)),

@@ -34,6 +34,7 @@ def summary(record: RunRecord) -> str:
     """The end summary of a run, several lines, no line break at the end."""
     blocks = (
         ("", _done(record)),
+        ("error", [said] if (said := ended_by(record)) else []),
         ("where", _where(record)),
         ("verdict", _verdict(record)),
         ("faster?", _advice(record)),
@@ -44,6 +45,17 @@ def summary(record: RunRecord) -> str:
         ("cleanup", [plain_error(error) for error in record.cleanup_errors[:EXAMPLES]]),
     )
     return "\n".join(line for label, lines in blocks for line in _labelled(label, lines))
+
+
+def ended_by(record: RunRecord) -> str:
+    """What a failed run ended with and, if it came from one item, which; else ""."""
+    if record.error is None:
+        return ""
+    said = plain_error(record.error)
+    first = record.failures[0] if record.failures else None
+    if first is None or plain_error(first.error) != said:
+        return said
+    return f"{said} ({cut(escape(first.stage), NAME_CHARS)} of {plain(first.item)})"
 
 
 def calling(record: RunRecord) -> list[StageRecord]:
