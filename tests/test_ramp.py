@@ -128,6 +128,22 @@ def test_a_service_without_limit_is_used_more_and_more():
     assert [limit for at_s, limit, _ in got.limits if at_s <= 0.35][-1] >= 64
 
 
+def test_answers_that_come_in_one_turn_of_the_loop_make_each_round_four_times_the_last():
+    """The calls that follow them start a moment after the round began, and belong to it all the same."""
+    ramp = AUTO.controller()
+    reached, now = [], 0.0
+    for _ in range(4):
+        starts = [now + 0.00005 * n for n in range(ramp.limit)]
+        for n, start in enumerate(starts, 1):
+            now = start + 0.1
+            ramp.finished(Sample(now, start, "ok", n, binding=True))
+        now += 0.001
+        reached.append(ramp.limit)
+    assert reached[0] >= 28
+    assert reached[1] >= 100
+    assert reached[2] >= 350
+
+
 def test_the_ramp_ends_at_its_own_bound_when_nothing_else_stops_it():
     got = simulate(AUTO.controller(), lambda: 0.1, until_s=1.6)
     assert (got.limit, got.reason) == (MOST, "hold:max")

@@ -272,6 +272,12 @@ BEST = {  # name: items/s of the best static setting, from benchmarks/control.py
 }
 
 
+def test_the_ramp_opens_no_more_than_the_loop_can_feed():
+    played = play(by_name("short3000_cpu1000"), seed=1)  # 100 ms and 1 ms of CPU: 100 in flight keep it busy
+    assert played.stage.limit_range[1] <= 250
+    assert played.p50_s <= 0.15
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BEST)
 def test_a_scenario_reaches_the_best_static_setting(name):

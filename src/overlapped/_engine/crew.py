@@ -59,7 +59,7 @@ class Crew(Handover):
         self.scope = scope
         self.keys = keys
         self.bucket = scope.bucket(spec.rate) if spec.rate is not None else None
-        self.tuning = Tuning(spec.concurrency, up.sizing, scope.started_s)
+        self.tuning = Tuning(spec.concurrency, up.sizing, scope.started_s, scope.cpu_clock)
         self.limit = self.tuning.limit
         self.learns = self.tuning.learns
         self.is_plain = keys is None and self.bucket is None and not spec.many  # a call is all there is to an item

@@ -96,6 +96,8 @@ class Scope:
         self.context.run(WITHIN.set, (*WITHIN.get(), self.token))
         clock: Callable[[], float] | None = getattr(self.loop, "overlapped_clock", None)
         self.clock: Callable[[], float] = clock or time.perf_counter
+        cpu_clock: Callable[[], float] | None = getattr(self.loop, "overlapped_cpu_clock", None)
+        self.cpu_clock: Callable[[], float] = cpu_clock or time.thread_time
         self.turn = Turn(self.loop, self.clock)
         self.random = random.Random()  # jitter only  # noqa: S311
         self.keep = keep

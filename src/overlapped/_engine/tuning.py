@@ -14,6 +14,8 @@ from overlapped.record import Decision
 from overlapped.retry import retry_after_s
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from overlapped.control.auto import Auto
     from overlapped.control.base import Controller, ControllerSpec, Outcome
     from overlapped.control.batch_size import BatchSize
@@ -26,6 +28,9 @@ STEP: Final = 1.5
 
 PACE_STEP: Final = 1.05
 """Smallest change of the pace that is a decision: its slow way up is none."""
+
+CPU_EVERY_S: Final = 0.002
+"""The CPU clock is read so often at most: it is a system call."""
 
 MOST_UNHEARD: Final = 1_000
 """Most items in a batch of AUTO that no stage calls a function with, so that nothing tells its size: at 1,000
@@ -59,8 +64,13 @@ class Tuning:
     would read the other's steps as news about the service.
     """
 
-    def __init__(self, spec: ControllerSpec, sizing: Sizing | None, started_s: float) -> None:
+    def __init__(
+        self, spec: ControllerSpec, sizing: Sizing | None, started_s: float, cpu_clock: Callable[[], float]
+    ) -> None:
         self.spec = spec
+        self._cpu_clock = cpu_clock
+        self._cpu_s = cpu_clock()
+        self._cpu_at_s = started_s
         self.started_s = started_s
         self.controller: Controller = spec.controller()
         self.has_fixed_limit = isinstance(self.controller, Fixed)  # nothing to learn
@@ -92,7 +102,10 @@ class Tuning:
         asked_s = None
         if error is not None:
             outcome, asked_s = outcome_of(error), retry_after_s(error)
-        sample = Sample(now_s, started_s, outcome, in_flight, binding, size, asked_s, isinstance(error, TooLarge))
+        if now_s - self._cpu_at_s > CPU_EVERY_S:
+            self._cpu_at_s, self._cpu_s = now_s, self._cpu_clock()
+        is_too_large = isinstance(error, TooLarge)
+        sample = Sample(now_s, started_s, outcome, in_flight, binding, size, asked_s, is_too_large, self._cpu_s)
         batches = self.batches
         if batches is not None:
             size = batches.finished(sample)

@@ -23,6 +23,7 @@ class Sample(NamedTuple):
         retry_after_s: seconds for which the service wants no new calls, if it said so: it counts
             calls per second, and fewer at once would not help.
         is_too_large: the call was refused for its size.
+        loop_cpu_s: CPU time of the loop's thread so far, a few ms old at most, s; None where it is not known.
     """
 
     now_s: float
@@ -33,6 +34,7 @@ class Sample(NamedTuple):
     size: int = 1
     retry_after_s: float | None = None
     is_too_large: bool = False
+    loop_cpu_s: float | None = None
 
 
 @runtime_checkable

@@ -3,11 +3,14 @@
 From `start` the limit grows with each finished call, x4 a round while small, then x2; x4 up to 512 while
 all calls take the same time and no longer than the first ones: there is no queue at all. It grows slowly
 once they take 1.7 times as long, or once more than 2.5 times what the calls that end each second need is
-open: a loop or a service with nothing left shows at once in what ends, in rounds two rounds later.
+open: a loop or a service with nothing left shows at once in what ends, in rounds two rounds later. It never
+grows beyond 1.2 times the calls that this loop can feed, r0 / CPU time of the loop's thread per call, and
+is left when that has kept a whole round from having more in flight.
 
 A round ends when 90 % of the calls that were in flight at its start are done. Its statistics are the calls that
 the round before started (its cohort), those not done yet at 1.5 times their age: fast answers come back
-first, so that counting what has come back reads service times too low.
+first, so that counting what has come back reads service times too low. Calls that are all alike come back
+together, and those that follow them start together: they belong to the round that they began with.
 
     X = ok share * mean(in flight at start) / mean(service time)       Little's law
     e = log(X2 / X1) / log(n2 / n1)                                    elasticity between two rounds
@@ -31,7 +34,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from overlapped.control.base import Sample
 
-Reason = Literal["start", "grow", "hold:no-gain", "hold:app-limited", "hold:max"]
+Reason = Literal["start", "grow", "hold:no-gain", "hold:app-limited", "hold:cpu", "hold:max"]
 
 _FAST_BELOW = 24  # rounds that begin below this limit grow x4 (from 8: the first one only), others x2
 _CALM_FACTOR, _CALM_BELOW = 4, 512  # growth while service times tell of no queue at all, and up to which limit
@@ -49,6 +52,9 @@ _QUEUED = 1.7  # times r0: a mean service time that shows a queue; the limit the
 _HEADROOM = 1.3  # times Xmax * r0 is held after the ramp
 _ENOUGH = 0.9  # of the best throughput: r0 of few calls may be too low
 _PLENTY, _ALIKE_CV2 = 2.0, 0.5  # times Xmax * r0: no more is held even so where calls are alike, which r0 of few tells
+_FED = 1.2  # times r0 / CPU of the loop per call: with more in flight there would be a queue in front of the loop
+_OPENED = 0.5  # of a call's CPU is used by opening it, while it is not done
+_BURST = 0.15  # of r0 after a round began: calls that start until then began with it, where they are alike
 _AHEAD, _TELLS = 2.5, 0.25  # most in flight, times what is needed for the calls finished per second; told by r0 / 4
 _ROUNDS = 64  # rounds remembered: growing by a quarter each, 42 lead from 1 to `MOST`
 
@@ -109,13 +115,27 @@ class _Cohort:
     """
 
     __slots__ = (
-        "_began_s", "_earliest_s", "_later", "_older_s", "_origin_s", "_tally", "_young", "began_at", "done",
-        "expected", "unbound",
+        "_began_s",
+        "_cpu_s",
+        "_earliest_s",
+        "_later",
+        "_older_s",
+        "_origin_s",
+        "_taken_until_s",
+        "_tally",
+        "_young",
+        "began_at",
+        "done",
+        "expected",
+        "unbound",
     )  # fmt: skip
 
-    def __init__(self, now_s: float, limit: int, earlier: _Cohort | None = None) -> None:
-        self._began_s = now_s
-        self._older_s: float = earlier._began_s if earlier else -math.inf  # noqa: SLF001 - its own kind
+    def __init__(
+        self, now_s: float, limit: int, cpu_s: float | None, earlier: _Cohort | None = None, *, burst_s: float = 0.0
+    ) -> None:
+        self._began_s, self._cpu_s = now_s, cpu_s
+        self._taken_until_s = now_s + burst_s  # calls that start later belong to the next round
+        self._older_s: float = earlier._taken_until_s if earlier else -math.inf  # noqa: SLF001 - its own kind
         self._origin_s: float = earlier._origin_s if earlier else now_s  # noqa: SLF001
         self._tally: _Tally = earlier._young if earlier else _Tally()  # noqa: SLF001
         self._young: _Tally = _Tally()
@@ -140,6 +160,12 @@ class _Cohort:
         lasted_s = now_s - self._began_s
         return self.finished / lasted_s if lasted_s > _TELLS * r0_s else 0.0
 
+    def call_cpu_s(self, cpu_s: float | None, opened: float) -> float:
+        """CPU time of the loop for one call so far, `opened` more than before are in flight; 0 if not known."""
+        if cpu_s is None or self._cpu_s is None or not self.finished:
+            return 0.0
+        return (cpu_s - self._cpu_s) / (self.finished + _OPENED * opened)
+
     def is_slower_than(self, service_s: float) -> bool:
         """True if the cohort's calls that are done took longer than `service_s` in the mean."""
         tally = self._tally
@@ -159,7 +185,7 @@ class _Cohort:
         if not sample.binding:
             self.unbound += 1
         started_s = sample.started_s
-        if started_s > self._began_s:
+        if started_s > self._taken_until_s:
             self._later += 1
             self._young.add(sample, self._origin_s)
             if started_s < self._earliest_s:
@@ -232,6 +258,7 @@ class Ramp:
         self._rounds: deque[tuple[float, float]] = deque(maxlen=_ROUNDS)  # (in flight, throughput)
         self._r0_count = 0
         self._most_cv2 = 0.0
+        self._is_fed_up = False  # in this round the loop's CPU kept the limit from growing
         self._flow_per_s = math.inf  # calls finished per second, lately
 
     def finished(self, sample: Sample) -> None:
@@ -240,7 +267,8 @@ class Ramp:
         if cohort is None:
             # The first round waits for what began before its first end; calls begun at that very
             # moment (a virtual clock makes such ties) came after it.
-            cohort = self._cohort = _Cohort(math.nextafter(sample.now_s, -math.inf), int(self.level))
+            began_s = math.nextafter(sample.now_s, -math.inf)
+            cohort = self._cohort = _Cohort(began_s, int(self.level), sample.loop_cpu_s)
         is_round_over = cohort.add(sample)
         if (
             sample.binding
@@ -248,14 +276,14 @@ class Ramp:
             and self._may_grow
             and cohort.unbound <= _UNBOUND_SHARE * cohort.finished
         ):
-            self._grow(cohort, sample.now_s)
+            self._grow(cohort, sample)
         if is_round_over:
-            self._round_over(cohort, sample.now_s)
+            self._round_over(cohort, sample)
 
-    def _grow(self, cohort: _Cohort, now_s: float) -> None:
+    def _grow(self, cohort: _Cohort, sample: Sample) -> None:
         began_at = cohort.began_at
         step, factor = (3.0, 4) if began_at < _FAST_BELOW else (1.0, 2)
-        flow_per_s = max(self._flow_per_s, cohort.flow_per_s(now_s, self.r0_s))
+        flow_per_s = max(self._flow_per_s, cohort.flow_per_s(sample.now_s, self.r0_s))
         is_ahead = bool(self.r0_s) and self.level > _AHEAD * self.r0_s * flow_per_s
         if self._is_weak or is_ahead or (self.r0_s and cohort.is_slower_than(_QUEUED * self.r0_s)):
             step = 0.25
@@ -263,14 +291,19 @@ class Ramp:
             factor = _CALM_FACTOR  # what the first calls of the round did not open is made up for
             step = min(began_at + (factor - 1.0) * cohort.finished, _CALM_BELOW) - self.level
         level = min(self.level + step, began_at * factor, self._most)
+        call_cpu_s = cohort.call_cpu_s(sample.loop_cpu_s, self.level - began_at)
+        if call_cpu_s and self.r0_s:
+            fed = _FED * self.r0_s / call_cpu_s
+            self._is_fed_up = self._is_fed_up or level > fed
+            level = min(level, fed)
         if level > self.level:
             self.level, self.reason = level, "grow"
 
-    def _round_over(self, cohort: _Cohort, now_s: float) -> None:
+    def _round_over(self, cohort: _Cohort, sample: Sample) -> None:
+        now_s = sample.now_s
         used, self._used = self._used, cohort.began_at
         result = cohort.result(now_s)
         self._flow_per_s = cohort.flow_per_s(now_s, self.r0_s) or self._flow_per_s
-        self._cohort = _Cohort(now_s, int(self.level), cohort)
         if result is None:
             # Nothing measurable: calls that take no time, or say nothing. More of them would not help.
             self._may_grow = False
@@ -281,8 +314,12 @@ class Ramp:
         else:
             self._may_grow = True
             self._learn(result)
+        are_alike = result is not None and result.cv2 <= _CALM_CV2
+        burst_s = _BURST * self.r0_s if are_alike else 0.0
+        self._cohort = _Cohort(now_s, int(self.level), sample.loop_cpu_s, cohort, burst_s=burst_s)
 
     def _learn(self, result: _Round) -> None:
+        was_fed_up, self._is_fed_up = self._is_fed_up, False
         self._rounds.append((result.n, result.x_per_s))
         self._most_cv2 = max(self._most_cv2, result.cv2)
         earlier = self._last
@@ -293,6 +330,9 @@ class Ramp:
         if result.n < _GROWN * earlier.n:
             if int(self.level) >= self._most:
                 self.is_over, self.reason = True, "hold:max"
+            elif was_fed_up:
+                self.level = min(self.level, self._base())
+                self.is_over, self.reason = True, "hold:cpu"
             return
         e, se = result.elasticity_from(earlier)
         self.evidence = f"e {e:.2f} +- {se:.2f} from {earlier.n:.0f} to {result.n:.0f} in flight"

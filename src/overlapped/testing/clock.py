@@ -51,6 +51,8 @@ class _Selector:
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop with a virtual clock that starts at 0 and only moves while all wait.
 
+    Its thread's CPU time is what `compute` has added up.
+
     It has no outside world: sockets, pipes, subprocesses, signals and executors are refused
     (`NotImplementedError`), and so are calls from other threads (`RuntimeError`). When no callback
     is ready and no timer is set, it raises `Deadlock`. Timers due at the same nanosecond fire in no
@@ -65,6 +67,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._selector = _Selector(self._jump)
         self._set_time(0.0)
+        self._cpu_s = 0.0
 
     def time(self) -> float:
         """The virtual time, s."""
@@ -73,6 +76,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def overlapped_clock(self) -> float:
         """The clock a run of `overlapped` uses on this loop, s."""
         return self._now_s
+
+    def overlapped_cpu_clock(self) -> float:
+        """CPU time of the loop's thread, as a run of `overlapped` on this loop reads it, s."""
+        return self._cpu_s
+
+    def compute(self, cpu_s: float) -> None:
+        """From now on the loop's thread has computed for `cpu_s` more; the time that takes is the caller's to wait."""
+        self._cpu_s += cpu_s
 
     def _set_time(self, now_s: float) -> None:
         self._now_s = now_s

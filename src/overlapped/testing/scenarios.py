@@ -19,7 +19,7 @@ from overlapped.control.auto import AUTO
 from overlapped.errors import Overloaded, TooLarge
 from overlapped.flow import flow
 from overlapped.retry import Retry
-from overlapped.testing.clock import run
+from overlapped.testing.clock import VirtualLoop, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -104,9 +104,12 @@ class FakeServer:
                 await self._fail(self.time_out_s, TimeoutError())
             await asyncio.sleep(took_s)
             if self.cpu_s:  # answers are handled one after the other, in the order in which they come
-                ready_s = asyncio.get_running_loop().time()
+                loop = asyncio.get_running_loop()
+                ready_s = loop.time()
                 self._cpu_free_s = max(ready_s, self._cpu_free_s) + self.cpu_s
                 await asyncio.sleep(self._cpu_free_s - ready_s)
+                if isinstance(loop, VirtualLoop):
+                    loop.compute(self.cpu_s)
             if self.fails and self.random.random() < self.fails:
                 await self._fail(0.0, ConnectionError("lost"))
         finally:
