@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from measure import Bar
+from measure import Bar, slowdown
 from ways import Way, measure
 
 from overlapped import flow
@@ -31,20 +31,11 @@ QUERIES = 20
 PROTOTYPE_S = 0.84  # 1,000 requests.get of 100 ms, 500 at once, in one process of greenlets
 
 
-QUIET_LOOP_S = 0.8e-3  # what `slowdown` times, where nothing else runs
 SLOW: list[float] = []  # how much slower this machine was, around each round of the lane alone
 
 
 def same(n: int) -> int:
     return n
-
-
-def slowdown() -> float:
-    """How much longer a loop takes now than on the quiet machine of the other figures: others work here too."""
-    started_s = time.perf_counter()
-    for _ in range(20):
-        sum(i * i for i in range(25_000))
-    return (time.perf_counter() - started_s) / 20 / QUIET_LOOP_S
 
 
 # -- what an item costs --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 SMOKE_ITEMS = 400
+QUIET_LOOP_S = 0.8e-3  # what `slowdown` times where nothing else runs: the machine that bars in us were set on
 
 
 @dataclass
@@ -82,8 +83,21 @@ def size(row: Row, budget_s: float) -> None:
         row.why_not = _said(error)
 
 
-def measure(rows: Sequence[Row], *, rounds: int, budget_s: float, smoke: bool) -> None:
-    """Run all rows in turn, `rounds` times over: what disturbs the machine disturbs all of them."""
+def slowdown() -> float:
+    """How much longer a loop takes now than on the quiet machine of the bars: others work here too."""
+    started_s = time.perf_counter()
+    for _ in range(20):
+        sum(i * i for i in range(25_000))
+    return (time.perf_counter() - started_s) / 20 / QUIET_LOOP_S
+
+
+def measure(rows: Sequence[Row], *, rounds: int, budget_s: float, smoke: bool) -> float:
+    """Run all rows in turn, `rounds` times over: what disturbs the machine disturbs all of them.
+
+    Returns:
+        How much slower than a quiet one it was meanwhile.
+    """
+    slow = [slowdown()]
     for row in rows:
         if smoke:
             row.n = min(row.most, SMOKE_ITEMS)
@@ -100,6 +114,8 @@ def measure(rows: Sequence[Row], *, rounds: int, budget_s: float, smoke: bool) -
                 continue
             row.cpu_us.append(cpu / row.n * 1e6)
             row.wall_us.append(wall / row.n * 1e6)
+        slow.append(slowdown())
+    return statistics.median(slow)
 
 
 def _said(error: Exception) -> str:
