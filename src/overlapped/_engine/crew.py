@@ -47,7 +47,7 @@ class Crew(Handover):
     """Pulls items, has them called by its shape, and hands the outcomes on in their places.
 
     Look-ahead: items admitted whose results nobody has taken - running, parked, waiting for their
-    turn, finished - are at most `4 * limit + 16`, in both orders. For short calls in other processes, 4 ms of work
+    turn, finished - are at most `4 * limit + 16`, in both orders. For short calls in other processes, 4 to 16 ms of work
     for each process come on top.
     """
 

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from overlapped._engine.host import End, Entry, Work
     from overlapped._engine.links import Link, OnFrame, OnGone
 
+SHORT_S: Final = 0.0025
+"""A host that makes one call at a time has more work ready if its calls take no longer: each is soon over, ..."""
+
+SHORT_AHEAD_S: Final = 0.016
+"""... and calls of 1 ms then share a frame by tens: the run and the listening thread spend a third of the CPU on each
+that they do with 4 ms ready, which the processes that compute have for themselves (benchmarks/lanes.py)."""
+
 MOST_AHEAD: Final = 1_000
 """Jobs that lie ready at most; from a thousand on, a chunk's own cost can no longer be seen."""
 
@@ -465,7 +472,8 @@ class HostPort:
             self._mean_s = max(mean_s, known + SMOOTHING * (mean_s - known))
             share = max(1, host.told)
             most = min(self._most_ahead, int(AHEAD_BYTES / self._item_bytes)) if self._item_bytes else self._most_ahead
-            self._ahead = min(most, int(host.link.ahead_s * share / self._mean_s))
+            ahead_s = SHORT_AHEAD_S if self._is_single and self._mean_s <= SHORT_S else host.link.ahead_s
+            self._ahead = min(most, int(ahead_s * share / self._mean_s))
             self._on_ahead(self._ahead * len(self._hosts))
         self._deliver(outcomes)
         self._go_on()

@@ -24,8 +24,7 @@ REAP_S: Final = (0.001, 0.05)
 """How soon to look again whether a process that hung up has ended, first and later."""
 
 AHEAD_S: Final = 0.004
-"""So much work lies ready in a host beyond what it runs: calls of 1 ms then share a frame by twos and threes, and the
-run spends 58 us on each instead of 79, which the processes that compute have for themselves (benchmarks/lanes.py)."""
+"""So much work lies ready in a host beyond what it runs: it covers the way there and back."""
 
 
 class Link(Protocol):

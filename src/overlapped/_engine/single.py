@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from overlapped._engine.host import END, ERROR, MANY, PART
 from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import Opened, open_blocking
-from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, coded, unpack
+from overlapped._engine.serving import LONG_S, Answers, coded, unpack
 from overlapped._engine.trays import TRAY_SIZE, Spread, spread
 
 if TYPE_CHECKING:
@@ -25,8 +25,16 @@ if TYPE_CHECKING:
     from overlapped._engine.frames import BlockingWire
     from overlapped._engine.serving import Task
 
+FLUSH_S: Final = 0.008
+"""Outcomes of calls that compute wait so long for company, half of the work that lies ready: a frame costs 40-90 us
+(prototype), and wakes the run."""
+
 SWITCH_S: Final = 0.0005
 """How soon the thread that listens gets its turn while a call computes (Python's own: 5 ms)."""
+
+LOOK_S: Final = (LONG_S, 0.02)
+"""The listening thread looks so often whether a call is long; less often, the second, while all are short: each look
+takes the interpreter's lock from the one that computes."""
 
 QUIET_LOOKS: Final = 4
 """So often the listening thread sees no call before it believes that there is none."""
@@ -172,31 +180,34 @@ class OneByOne:
     # -- in the thread that listens -------------------------------------------------------------------
 
     def _listen(self, main: int) -> None:
-        quiet = 0
+        quiet, look_s = 0, LOOK_S[0]
         try:
             for about, values in self.wire.left():
                 self._take(about, values, main)
             while True:
-                if select.select([self.wire.fileno()], [], [], LONG_S if quiet < QUIET_LOOKS else None)[0]:
+                if select.select([self.wire.fileno()], [], [], look_s if quiet < QUIET_LOOKS else None)[0]:
                     for about, values in self.wire.frames():
                         self._take(about, values, main)
                     quiet = 0
                 else:
                     quiet = quiet + 1 if self.call is None and not self.jobs else 0
-                self._tell()
+                look_s = LOOK_S[0] if self._tell() else min(2 * look_s, LOOK_S[1])
         except (OSError, EOFError):
             pass
         except BaseException:  # noqa: BLE001 - a thread's end would go unnoticed, and the run would wait for ever
             traceback.print_exc()
         os._exit(1)  # nobody is there any more who wants an answer
 
-    def _tell(self) -> None:
-        """Say that a call is long, and send what was done before it."""
+    def _tell(self) -> bool:
+        """Say that a call is long, and send what was done before it; True while it goes on."""
         call = self.call
-        if call is not None and call[0] != self.told and time.perf_counter() - call[1] >= LONG_S:
+        if call is None or time.perf_counter() - call[1] < LONG_S:
+            return False
+        if call[0] != self.told:
             self.told = call[0]
             self.answers.flush()
             self.wire.send(["started", [call]])
+        return True
 
     def _take(self, about: list[Any], values: memoryview, main: int) -> None:
         what = about[0]
