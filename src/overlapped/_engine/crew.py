@@ -47,8 +47,8 @@ class Crew(Handover):
     """Pulls items, has them called by its shape, and hands the outcomes on in their places.
 
     Look-ahead: items admitted whose results nobody has taken - running, parked, waiting for their
-    turn, finished - are at most `4 * limit + 16`, in both orders. For short calls in other processes, 4 to 16 ms of work
-    for each process come on top.
+    turn, finished - are at most `4 * limit + 16`, in both orders. For short calls in other processes, 4 to 16 ms of
+    work for each process come on top.
     """
 
     # What the hot loop reads and writes: slots are found faster than the 30th key of an instance's dict.
