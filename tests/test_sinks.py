@@ -386,6 +386,8 @@ class put_error:  # noqa: N801 - equal to any refusal
         ([None, "007", 7], [(None,), ("007",), (7,)]),
         ([{"select": 1, "from": 2}], [(1, 2)]),
         ([bytearray(b"x"), memoryview(b"y")], [(b"x",), (b"y",)]),
+        ([memoryview(b"xayb")[::2], b"z"], [(b"xy",), (b"z",)]),
+        (["a", 1 / 3, 1e15 + 0.3, math.nan], [("a",), (repr(1 / 3),), (repr(1e15 + 0.3),), (None,)]),
     ],
 )
 def test_sqlite_stores_every_kind_of_item(tmp_path, items, expected):
@@ -430,6 +432,45 @@ def test_sqlite_refuses_a_first_item_with_an_unsafe_key_and_takes_the_next_one(t
     assert list(refused) == [0, 1]
     assert f"its key {key!r} cannot name a column" in str(refused[0])
     assert rows(tmp_path / "out.db") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        ({"a": 2**70}, "beyond 64 bits"),
+        ({"a": "\udc80"}, "lone surrogate"),
+        ({f"c{n}": n for n in range(2_100)}, "2,100 keys, and a table has 2,000 columns at most"),
+    ],
+)
+def test_sqlite_makes_no_table_of_a_first_item_that_is_refused(tmp_path, first, says):
+    (refused,) = put(Sqlite(tmp_path / "out.db"), [first, {"b": 1}, {"b": 2}])
+    assert list(refused) == [0]
+    assert says in str(refused[0])
+    assert rows(tmp_path / "out.db") == [(1,), (2,)]
+
+
+def test_sqlite_takes_an_error_of_a_mapping_of_the_users_for_that_items(tmp_path):
+    class Lazy(OrderedDict[str, int]):
+        def __getitem__(self, key: str) -> int:
+            raise sqlite3.OperationalError("my own database is gone")
+
+        def values(self):
+            return [self[key] for key in self]
+
+    (refused,) = put(Sqlite(tmp_path / "out.db"), [{"a": 1}, Lazy(a=2), {"a": 3}])
+    assert list(refused) == [1]
+    assert "my own database is gone" in str(refused[1])
+    assert rows(tmp_path / "out.db") == [(1,), (3,)]
+
+
+def test_sqlite_says_when_the_users_table_undoes_a_whole_batch(tmp_path):
+    with sqlite3.connect(tmp_path / "out.db") as connection:
+        connection.execute("CREATE TABLE items (a INTEGER UNIQUE ON CONFLICT ROLLBACK)")
+    connection.close()
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE") as caught:
+        put(Sqlite(tmp_path / "out.db"), [{"a": 1}, {"a": 1}, {"a": 2}])
+    assert "ON CONFLICT ROLLBACK" in "".join(caught.value.__notes__)
+    assert rows(tmp_path / "out.db") == []
 
 
 def test_sqlite_makes_no_table_when_nothing_arrives(tmp_path):

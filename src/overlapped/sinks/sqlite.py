@@ -38,6 +38,9 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 MAX_SHAPES = 256
 """Most remembered statements, one for each set of keys; more than SQLite's own cache is no use."""
 
+INTEGERS = range(-(2**63), 2**63)
+"""What SQLite holds as an integer."""
+
 EXACT_IN_REAL = 2**53
 """The largest integer up to which a floating-point column holds every one exactly."""
 
@@ -63,7 +66,7 @@ class Sqlite:
 
     Text, numbers, bytes and None are stored as they are (booleans as 0 and 1, NaN as NULL, as
     SQLite does); lists, dicts and dataclasses inside an item as JSON text. A number in a text
-    column becomes text; text that looks like a number is refused in a number column of a table
+    column becomes text, with all its digits; text that looks like a number is refused in a number column of a table
     made by this run, since SQLite would store another value ("007" as 7).
 
     Args:
@@ -185,31 +188,29 @@ class SqliteWriter:
             rows: list[Row] = []
             for index, item in enumerate(items):
                 try:
-                    rows.append(self._row(index, item))
+                    keys, cells = _taken_apart(item)
+                except Exception as error:  # noqa: BLE001 - the item's own code (a mapping's) runs in here
+                    refused[index] = refusal(self._name, item, error)
+                    continue
+                try:
+                    rows.append(self._row(index, keys, cells))
                 except sqlite3.Error:
                     raise
-                except Exception as error:  # noqa: BLE001 - the item's own code (a mapping's) runs in here
+                except Exception as error:  # noqa: BLE001 - a key may be an object with code of its own
                     refused[index] = refusal(self._name, item, error)
             for statement, group in groupby(rows, itemgetter(0)):
                 for index, reason in self._insert(statement, list(group)):
                     refused[index] = refusal(self._name, items[index], reason)
         return refused
 
-    def _row(self, index: int, item: object) -> Row:
-        fields = fields_of(item)
-        if fields is None:
-            if isinstance(item, list) and item and fields_of(item[0]) is not None:
-                raise TypeError("it is a list of rows; write `.flatten()` before `.to(...)`")
-            fields = {"value": item}
-        if not fields:
-            raise TypeError("it has no keys, so there is nothing to store")
-        keys = tuple(fields)
-        cells = tuple(map(_cell, fields.values()))
+    def _row(self, index: int, keys: tuple[str, ...], cells: tuple[Cell, ...]) -> Row:
         if self._columns is None:
             self._make_table(keys, cells)
-        if self._types is not None:
-            for key, cell in zip(keys, cells, strict=True):
-                _check_kept(key, self._types.get(str(key).lower(), ""), cell)
+        types = self._types
+        if types is not None:
+            cells = tuple(
+                _kept(key, types.get(str(key).lower(), ""), cell) for key, cell in zip(keys, cells, strict=True)
+            )
         return self._statement(keys), index, cells
 
     def _make_table(self, keys: tuple[str, ...], cells: tuple[Cell, ...]) -> None:
@@ -220,6 +221,11 @@ class SqliteWriter:
                     "rename it first with a `.map(...)`"
                 )
         _check_distinct(keys)
+        most = self._connection.getlimit(sqlite3.SQLITE_LIMIT_COLUMN)
+        if len(keys) > most:
+            raise TypeError(f"it has {len(keys):,} keys, and a table has {most:,} columns at most")
+        for cell in cells:
+            _check_storable(cell)  # an item that is refused later would leave a table of its keys behind
         types = {key.lower(): _sql_type(cell) for key, cell in zip(keys, cells, strict=True)}
         columns = ", ".join(f"{_quoted(key)} {types[key.lower()]}".rstrip() for key in keys)
         self._connection.execute(f"CREATE TABLE {self._table} ({columns})")
@@ -254,15 +260,25 @@ class SqliteWriter:
         execute("SAVEPOINT batch")
         try:
             self._connection.executemany(statement, [row[2] for row in rows])
-        except ROW_ERRORS:
+        except ROW_ERRORS as error:
+            self._check_not_undone(error)
             execute("ROLLBACK TO batch")
             for _, index, cells in rows:
                 try:
                     execute(statement, cells)
                 except ROW_ERRORS as error:
+                    self._check_not_undone(error)
                     refused.append((index, error))
         execute("RELEASE batch")
         return refused
+
+    def _check_not_undone(self, error: Exception) -> None:
+        """A table of the user's may say ON CONFLICT ROLLBACK: then one row's error is the end of its whole batch."""
+        if not self._connection.in_transaction:
+            error.add_note(
+                f"the table {self._table} says ON CONFLICT ROLLBACK, which undoes all rows of a batch for one"
+            )
+            raise error
 
     def close(self, ok: bool) -> None:
         """Close the database; committed batches stay, `ok` or not."""
@@ -282,8 +298,22 @@ def _check_distinct(keys: tuple[str, ...]) -> None:
         raise TypeError(f"its keys {', '.join(map(str, keys))} are not distinct: SQLite ignores upper and lower case")
 
 
+def _taken_apart(item: object) -> tuple[tuple[str, ...], tuple[Cell, ...]]:
+    """Keys and values of an item."""
+    fields = fields_of(item)
+    if fields is None:
+        if isinstance(item, list) and item and fields_of(item[0]) is not None:
+            raise TypeError("it is a list of rows; write `.flatten()` before `.to(...)`")
+        fields = {"value": item}
+    if not fields:
+        raise TypeError("it has no keys, so there is nothing to store")
+    return tuple(fields), tuple(map(_cell, fields.values()))
+
+
 def _cell(value: object) -> Cell:
     """What is stored for one value of an item."""
+    if type(value) is memoryview and not value.c_contiguous:
+        return bytes(value)
     if value is None or isinstance(value, str | int | float | bytes | bytearray | memoryview):
         return value
     if isinstance(value, list | tuple) or fields_of(value) is not None:
@@ -302,18 +332,29 @@ def _sql_type(cell: Cell) -> str:
     return "REAL" if isinstance(cell, float) else "BLOB"
 
 
-def _check_kept(key: str, sql_type: str, cell: Cell) -> None:
-    """Refuse a value that SQLite would silently store as another one."""
+def _check_storable(cell: Cell) -> None:
+    """Raise for a value what SQLite would raise when it is inserted."""
+    if isinstance(cell, str):
+        cell.encode()
+    elif isinstance(cell, int) and cell not in INTEGERS:
+        raise OverflowError
+
+
+def _kept(key: str, sql_type: str, cell: Cell) -> Cell:
+    """The value in a form that SQLite stores as it is; refuse one that it would silently make another."""
+    if sql_type == "TEXT" and isinstance(cell, float) and not math.isnan(cell):
+        return float.__repr__(cell)  # SQLite's own text has 15 digits
     if sql_type not in ("INTEGER", "REAL"):
-        return
+        return cell
     if isinstance(cell, str):
         try:
             float(cell)
         except ValueError:
-            return
+            return cell
         raise TypeError(
             f"its {key!r} is the text {cell!r}, but the column holds numbers, as the first item's value "
             "was one; make it always text or always a number first with a `.map(...)`"
         )
     if sql_type == "REAL" and isinstance(cell, int) and abs(cell) > EXACT_IN_REAL:
         raise TypeError(f"its {key!r} is {cell}, which a column of floating-point numbers cannot hold")
+    return cell
