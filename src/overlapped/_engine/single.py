@@ -34,7 +34,7 @@ SWITCH_S: Final = 0.0005
 
 LOOK_S: Final = (LONG_S, 0.02)
 """The listening thread looks so often whether a call is long; less often, the second, while all are short: each look
-takes the interpreter's lock from the one that computes."""
+takes the interpreter's lock from the one that computes. Generators are looked at often: somebody waits for results."""
 
 QUIET_LOOKS: Final = 4
 """So often the listening thread sees no call before it believes that there is none."""
@@ -181,6 +181,7 @@ class OneByOne:
 
     def _listen(self, main: int) -> None:
         quiet, look_s = 0, LOOK_S[0]
+        most_s = LOOK_S[0] if self.task.many else LOOK_S[1]
         try:
             for about, values in self.wire.left():
                 self._take(about, values, main)
@@ -191,7 +192,7 @@ class OneByOne:
                     quiet = 0
                 else:
                     quiet = quiet + 1 if self.call is None and not self.jobs else 0
-                look_s = LOOK_S[0] if self._tell() else min(2 * look_s, LOOK_S[1])
+                look_s = LOOK_S[0] if self._tell() else min(2 * look_s, most_s)
         except (OSError, EOFError):
             pass
         except BaseException:  # noqa: BLE001 - a thread's end would go unnoticed, and the run would wait for ever
