@@ -271,6 +271,35 @@ def test_a_connection_that_leaving_has_closed_may_refuse_to_be_closed_again(per,
     assert (values, error) == ([0, 1, 2, 3, 4], None)
 
 
+@pytest.mark.parametrize("kind", ["run", "run, async", "worker"])
+def test_what_a_context_manager_gives_is_closed_by_the_manager_alone(kind, way):
+    """A pool takes its connection back; closed once more, the pool would hold a dead one."""
+
+    class Connection:
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    connection = Connection()
+    events = []
+
+    @contextlib.contextmanager
+    def connect():
+        yield connection
+        events.append("given back")
+
+    @contextlib.asynccontextmanager
+    async def aconnect():
+        with connect() as given:
+            yield given
+
+    chain = flow(range(3)).map(use, on="thread", concurrency=1)
+    chain = chain.using(per=kind.partition(",")[0], it=aconnect if "async" in kind else connect)
+    assert outcome(chain, way) == ([0, 1, 2], None)
+    assert (events, connection.closed) == (["given back"], 0)
+
+
 @pytest.mark.parametrize("per", ["run", "worker"])
 def test_several_errors_while_closing_are_all_told(per, way):
     def bad(name):

@@ -58,8 +58,9 @@ class Opened:
 async def open_on_loop(factory: Callable[[], Any], opened: Opened) -> object:
     """Call `factory()` on the loop; what it gives is entered, and closed by `opened`.
 
-    An awaitable is awaited. A context manager (async first) is entered; whatever has `close` or `aclose`
-    is closed after that, since leaving a `sqlite3.Connection` does not close it.
+    An awaitable is awaited. A context manager (async first) is entered and left; one that gives itself and has
+    `close` or `aclose` is closed after that, since leaving a `sqlite3.Connection` does not close it. Anything else
+    that a manager gives is its own to take back: a pool's connection, say.
     """
     made: Any = factory()
     awaited: Any = made
@@ -68,11 +69,13 @@ async def open_on_loop(factory: Callable[[], Any], opened: Opened) -> object:
     value = made
     if hasattr(made, "__aenter__"):
         value = await made.__aenter__()
-        opened.push(_closing(value))
+        if value is made:
+            opened.push(_closing(made))
         opened.push(lambda: made.__aexit__(None, None, None))
     elif hasattr(made, "__enter__"):
         value = made.__enter__()
-        opened.push(_unless_closed(_closing(value)))
+        if value is made:
+            opened.push(_unless_closed(_closing(made)))
         opened.push(lambda: _leave(made))
     else:
         opened.push(_closing(made))
@@ -122,7 +125,7 @@ def open_blocking(factory: Callable[[], Any], name: str, opened: Opened) -> obje
             f"give a blocking one, or make the stage's function async"
         )
     value = made.__enter__() if hasattr(made, "__enter__") else made
-    close = getattr(value, "close", None)
+    close = getattr(value, "close", None) if value is made else None
     if callable(close) and not inspect.isclass(value):
         opened.push(_unless_closed(close) if hasattr(made, "__exit__") else close)
     if hasattr(made, "__exit__"):
