@@ -301,6 +301,45 @@ def test_what_a_context_manager_gives_is_closed_by_the_manager_alone(kind, way):
 
 
 @pytest.mark.parametrize("per", ["run", "worker"])
+@pytest.mark.parametrize("own", ["", "close", "__enter__ __exit__"])
+def test_a_resource_that_answers_every_name_is_asked_for_what_its_type_has_alone(own, per, way):
+    """As xmlrpc.client.ServerProxy does, where each such call is a request to the server."""
+    asked: list[str] = []
+
+    class Proxy:
+        def __getattr__(self, name):
+            return lambda *args: asked.append(f"get {name}")
+
+    def method(name):
+        def call(self, *exc_info):
+            asked.append(name)
+            return self
+
+        return call
+
+    proxy = type("Proxy", (Proxy,), {name: method(name) for name in own.split()})
+    chain = flow(range(3)).map(use, on="thread", concurrency=1).using(per=per, it=proxy)
+    assert outcome(chain, way) == ([0, 1, 2], None)
+    assert asked == own.split()
+
+
+@pytest.mark.parametrize("per", ["run", "worker"])
+def test_a_resource_that_hands_on_what_it_is_asked_is_closed(per, way):
+    """Instrumented connections do so (wrapt, OpenTelemetry)."""
+    log = Log()
+
+    class Wrapped:
+        def __init__(self):
+            self.inner = log.make("close")()
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    assert outcome(flow([1]).map(use, on="thread").using(per=per, it=Wrapped), way) == ([1], None)
+    assert log.events == ["open it", "close it"]
+
+
+@pytest.mark.parametrize("per", ["run", "worker"])
 def test_several_errors_while_closing_are_all_told(per, way):
     def bad(name):
         class Bad:

@@ -64,15 +64,15 @@ async def open_on_loop(factory: Callable[[], Any], opened: Opened) -> object:
     """
     made: Any = factory()
     awaited: Any = made
-    if inspect.isawaitable(awaited) and not hasattr(made, "__aenter__"):
+    if inspect.isawaitable(awaited) and not _has(made, "__aenter__"):
         made = await awaited
     value = made
-    if hasattr(made, "__aenter__"):
+    if _has(made, "__aenter__"):
         value = await made.__aenter__()
         if value is made:
             opened.push(_closing(made))
         opened.push(lambda: made.__aexit__(None, None, None))
-    elif hasattr(made, "__enter__"):
+    elif _has(made, "__enter__"):
         value = made.__enter__()
         if value is made:
             opened.push(_unless_closed(_closing(made)))
@@ -82,12 +82,25 @@ async def open_on_loop(factory: Callable[[], Any], opened: Opened) -> object:
     return value
 
 
+def _has(made: object, name: str) -> bool:
+    """True if its type has it, which is where the language looks: an instance may answer every name."""
+    return hasattr(type(made), name)
+
+
+def _method(value: Any, name: str) -> Any:
+    """Its method of that name, or None; what answers every name (a proxy of a server) has those of its type only."""
+    if not _has(value, name) and hasattr(value, "overlapped_no_such_name"):
+        return None
+    method = getattr(value, name, None)
+    return method if callable(method) and not inspect.isclass(value) else None
+
+
 def _closing(value: Any) -> Callable[[], Any]:
     """Closes it, if it can be closed; looked up at the end, since a property may need the loop."""
 
     def close() -> Any:
-        method = getattr(value, "aclose", None) or getattr(value, "close", None)
-        return method() if callable(method) and not inspect.isclass(value) else None
+        method = _method(value, "aclose") or _method(value, "close")
+        return None if method is None else method()
 
     return close
 
@@ -117,17 +130,18 @@ def open_blocking(factory: Callable[[], Any], name: str, opened: Opened) -> obje
         UsageError: the factory gives something that belongs to a loop.
     """
     made = factory()
-    if inspect.isawaitable(made) or (hasattr(made, "__aenter__") and not hasattr(made, "__enter__")):
+    if inspect.isawaitable(made) or (_has(made, "__aenter__") and not _has(made, "__enter__")):
         if inspect.iscoroutine(made):
             made.close()
         raise UsageError(
             f'using({name}, per="worker"): {name} is async, so a thread cannot open it; '
             f"give a blocking one, or make the stage's function async"
         )
-    value = made.__enter__() if hasattr(made, "__enter__") else made
-    close = getattr(value, "close", None) if value is made else None
-    if callable(close) and not inspect.isclass(value):
-        opened.push(_unless_closed(close) if hasattr(made, "__exit__") else close)
-    if hasattr(made, "__exit__"):
+    is_entered = _has(made, "__enter__")
+    value = made.__enter__() if is_entered else made
+    close = _method(made, "close") if value is made else None
+    if close is not None:
+        opened.push(_unless_closed(close) if is_entered else close)
+    if is_entered:
         opened.push(lambda: _leave(made))
     return value
