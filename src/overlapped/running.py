@@ -14,7 +14,7 @@ from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.lineage import split
 from overlapped._engine.loop import refuse_where_it_hangs
 from overlapped._engine.resources import Opened, open_on_loop
-from overlapped._engine.scope import GRACE_S, Scope
+from overlapped._engine.scope import CLOCK_STEP_S, GRACE_S, Scope
 from overlapped._engine.watch import Watch
 from overlapped._version import __version__
 from overlapped.errors import TooManyFailures, UsageError
@@ -124,13 +124,16 @@ class Run(Scope):
         self.watch = Watch(self)
         self.consumer_s = 0.0
         self._handed_s = math.inf  # when the last results were taken, until more are asked for
+        self.held: list[tuple[str, Opened]] = []  # the resources by their names, the last one opened last
+        self._opening = ""  # what is being opened
+        self.is_hurried = False
+        self._late: list[asyncio.Task[Any]] = []  # closes a resource, beyond its grace
         self.warden = asyncio.Task(self._live(), loop=self.loop, name="overlapped:warden", context=self.context.copy())
 
     # -- life --------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        opened = Opened(self.cleanup_errors.append)
-        opening = asyncio.Task(self._open(opened), loop=self.loop, name="overlapped:open")
+        opening = asyncio.Task(self._open(), loop=self.loop, name="overlapped:open")
         try:
             either: list[asyncio.Future[Any]] = [opening, self.end]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -149,42 +152,48 @@ class Run(Scope):
             self.abort(error)
         finally:
             opening.cancel()
-            await self._take_down(opened, opening)
+            await self._take_down(opening)
 
-    async def _open(self, opened: Opened) -> BaseException | None:
+    async def _open(self) -> BaseException | None:
         """Open resources and the sink; whoever ends the run meanwhile cancels it.
 
         An error is returned: a task that raises KeyboardInterrupt would end its loop, not its run.
         """
         try:
-            await self._open_all(opened)
+            await self._open_all()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - raised by the warden
             return error
         return None
 
-    async def _open_all(self, opened: Opened) -> None:
+    async def _open_all(self) -> None:
         for name, factory in self.factories.items():
             is_on_loop = name not in self.per_worker or name in self.needed_on_loop
             is_elsewhere = name in self.needed_in_hosts and name not in self.needed_here
             if is_on_loop and not is_elsewhere and not self.chain.is_empty:
+                opened = Opened(self.cleanup_errors.append)
+                self.held.append((name, opened))
+                self._opening = f"using({name})"
                 self.resources[name] = await open_on_loop(factory, opened)
+        self._opening = "stages and sink"
         for open_ in self.openers if self.chain.is_empty else [*self.starters, *self.openers]:
             await open_()
 
-    async def _take_down(self, opened: Opened, opening: asyncio.Task[BaseException | None]) -> None:
+    async def _take_down(self, opening: asyncio.Task[BaseException | None]) -> None:
         """Cancel what runs, close what is open, and wait for all of it, however often we are cancelled."""
         self.closing = True
         self.is_over = True
         try:
-            while not opening.done():
-                await _wait([opening], None)
+            await self._outlast([opening], f"the opening of {self._opening} ignores its cancellation; waiting for it")
             self.chain.halt()
             self.forget_timers()
             await self._end_tasks()
             await self._finish(*self.closers)
-            await self._finish(opened.aclose)
+            while self.held:
+                name, opened = self.held.pop()
+                late = f"the closing of using({name}) has not ended within {GRACE_S:g} s; waiting for it"
+                await self._finish(opened.aclose, late=late)
             await self._end_tasks()
             self.forget_timers()
         except BaseException as error:  # noqa: BLE001 - the consumer waits for the end, and is told there
@@ -220,7 +229,24 @@ class Run(Scope):
         except RuntimeWarning as error:  # warnings are errors here: this one is told when all is closed
             self.cleanup_errors.append(error)
 
-    async def _finish(self, *works: Callable[[], Coroutine[object, object, object]]) -> None:
+    async def _outlast(self, tasks: list[asyncio.Task[Any]], late: str) -> None:
+        """Wait until all of `tasks` have ended, however often we are cancelled; `late` tells of more than a grace.
+
+        From then on they are cancelled, once, as soon as somebody who waits for the end has been.
+        """
+        late_s = self.loop.time() + GRACE_S
+        while not _all_done(tasks) and (left_s := late_s - self.loop.time()) > CLOCK_STEP_S:
+            await _wait(tasks, left_s)
+        if not _all_done(tasks):
+            self._warn(late)
+            self._late = tasks
+            if self.is_hurried:
+                self.hurry()
+        while not _all_done(tasks):
+            await _wait(tasks, None)
+        self._late = []
+
+    async def _finish(self, *works: Callable[[], Coroutine[object, object, object]], late: str = "") -> None:
         """Do all of `works` to their end, however often we are cancelled; their errors are kept."""
         left = set(works)
 
@@ -235,8 +261,17 @@ class Run(Scope):
 
         while left:  # a loop that ends cancels every task, even those that have not begun
             tasks = [asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in left]
-            while not all(task.done() for task in tasks):
+            if late:
+                await self._outlast(tasks, late)
+            while not _all_done(tasks):
                 await _wait(tasks, None)
+
+    def hurry(self) -> None:
+        """Whoever waits for the end has been cancelled: what closes for longer than its grace is cancelled, too."""
+        self.is_hurried = True
+        late, self._late = self._late, []
+        for task in late:
+            task.cancel()
 
     def stop(self) -> None:
         """Ask the warden to take everything down."""
@@ -432,6 +467,10 @@ class Run(Scope):
 
 def _group(text: str, errors: list[BaseException]) -> BaseException:
     return BaseExceptionGroup(text, errors)
+
+
+def _all_done(tasks: Iterable[asyncio.Task[Any]]) -> bool:
+    return all(task.done() for task in tasks)
 
 
 async def _wait(tasks: Iterable[asyncio.Task[object]], timeout_s: float | None) -> None:

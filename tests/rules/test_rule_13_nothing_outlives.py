@@ -164,6 +164,101 @@ async def test_a_warning_that_is_an_error_does_not_stop_the_taking_down():
     assert task.cancelled() or isinstance(task.exception(), RuntimeWarning)
 
 
+async def use(n, it):
+    return n
+
+
+@virtual
+async def test_a_resource_whose_opening_ignores_its_cancel_is_awaited_and_named_after_5_s():
+    class Stubborn:
+        async def __aenter__(self):
+            while now_s() < 12.0:
+                try:
+                    await asyncio.sleep(12.0 - now_s())
+                except asyncio.CancelledError:
+                    pass
+            return self
+
+        async def __aexit__(self, *_):
+            pass
+
+    task = asyncio.ensure_future(flow([1]).map(use).using(it=Stubborn).acollect())
+    await asyncio.sleep(6)
+    with warnings_as_they_come() as warned:
+        task.cancel()
+        await asyncio.sleep(4.9)
+        assert warned == []
+        await asyncio.sleep(0.2)
+        assert len(warned) == 1
+        assert "using(it)" in warned[0]
+        await asyncio.wait([task])
+    assert now_s() == 12.0
+    assert task.cancelled()
+    assert len(warned) == 1
+
+
+class Slow:
+    """A resource that takes its time to close."""
+
+    def __init__(self, closes_s: float) -> None:
+        self.closes_s = closes_s
+        self.events: list[tuple[str, float]] = []
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        try:
+            await asyncio.sleep(self.closes_s)
+        except asyncio.CancelledError:
+            self.events.append(("cancelled", now_s()))
+            raise
+        self.events.append(("closed", now_s()))
+
+
+@virtual
+async def test_a_resource_whose_closing_takes_long_is_awaited_and_named_after_5_s():
+    quick, slow = Slow(4.0), Slow(12.0)
+    chain = flow([1]).map(use).using(it=lambda: slow, other=lambda: quick)
+    task = asyncio.ensure_future(chain.acollect())
+    with warnings_as_they_come() as warned:
+        await asyncio.sleep(8.9)
+        assert warned == []
+        await asyncio.sleep(0.2)
+        assert len(warned) == 1
+        assert "using(it)" in warned[0]
+        assert await task == [1]
+    assert (quick.events, slow.events) == ([("closed", 4.0)], [("closed", 16.0)])
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize(("cancelled_s", "ends_s"), [(1.0, 5.0), (7.0, 7.0)])
+@virtual
+async def test_a_cancel_while_a_resource_closes_ends_that_once_it_has_had_5_s(cancelled_s, ends_s):
+    hangs, other = Slow(1e6), Slow(1.0)
+    task = asyncio.ensure_future(flow([1]).map(use).using(other=lambda: other, it=lambda: hangs).acollect())
+    with warnings_as_they_come():
+        await asyncio.sleep(cancelled_s)
+        task.cancel()
+        await asyncio.wait([task], timeout=100)
+    assert hangs.events == [("cancelled", ends_s)]
+    assert other.events == [("closed", ends_s + 1.0)]
+    assert task.cancelled()
+
+
+@virtual
+async def test_a_cancel_does_not_cut_short_a_closing_that_ends_within_5_s():
+    slow = Slow(4.0)
+    task = asyncio.ensure_future(flow([1]).map(use).using(it=lambda: slow).acollect())
+    await asyncio.sleep(1)
+    for _ in range(5):
+        task.cancel()
+        await asyncio.sleep(0.1)
+    await asyncio.wait([task])
+    assert slow.events == [("closed", 4.0)]
+    assert task.cancelled()
+
+
 @virtual
 async def test_clean_up_in_a_cancelled_call_runs_to_its_end():
     steps = []
