@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 import weakref
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -15,14 +16,15 @@ from overlapped._engine.loop import is_ours, running_loop
 from overlapped._engine.scope import GRACE_S, WITHIN
 from overlapped.bridge import Bridge
 from overlapped.errors import UsageError
+from overlapped.record import RunRecord
+from overlapped.report.report import Report
 from overlapped.running import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from overlapped.record import RunRecord
-    from overlapped.report.report import Report
+    from overlapped.record import RunState
     from overlapped.running import Plan, RunOptions
 
 T = TypeVar("T")
@@ -50,6 +52,7 @@ class AsyncItems(Generic[T]):
         self._flow = flow
         self._options = options
         self._run: Run | None = None
+        self._state: RunState = "running"  # of a run that has not begun
         self._chunk: Iterator[T] = iter(())
         self._is_closed = False
         self._pid = os.getpid()
@@ -103,6 +106,7 @@ class AsyncItems(Generic[T]):
         if self._pid != os.getpid():
             raise UsageError("this iterator was made before fork(); make a new one in the child: write iter(flow)")
         if self._run is None:
+            self._state = "failed"  # unless it can be built
             self._run = run = Run(self._flow, self._options)
             weakref.finalize(self, _let_go, run, self._pid).atexit = False
         elif self._run.loop is not running_loop():
@@ -113,6 +117,8 @@ class AsyncItems(Generic[T]):
         """Take the run down and raise what it ends with, once; to a caller that is cancelled, the next time."""
         run = self._run
         if run is None or self._is_closed:
+            if not self._is_closed and self._state == "running":
+                self._state = "cancelled"
             self._is_closed = True
             return
         _refuse_own(run)
@@ -145,8 +151,9 @@ class AsyncItems(Generic[T]):
         await self._close()
 
     async def __aenter__(self) -> AsyncItems[T]:
-        """Start the run."""
-        self._start()
+        """Start the run, unless it has been closed already."""
+        if not self._is_closed:
+            self._start()
         return self
 
     async def __aexit__(
@@ -168,12 +175,30 @@ class AsyncItems(Generic[T]):
 
     def stats(self) -> RunRecord:
         """A snapshot of the run, now."""
-        return (self._run or self._start()).record(whole=False)
+        return self._unbegun() if self._run is None else self._run.record(whole=False)
 
     @property
     def report(self) -> Report:
         """The account so far; the final one when the run has ended."""
-        return (self._run or self._start()).report
+        return Report(self._unbegun()) if self._run is None else self._run.report
+
+    def _unbegun(self) -> RunRecord:
+        """The account of nothing: whoever looks at a run does not begin it."""
+        return RunRecord(
+            source=self._flow.source_name,
+            state=self._state,
+            started_at=time.time(),
+            elapsed_s=0.0,
+            items=0,
+            failed=0,
+            failures=(),
+            cleanup_errors=(),
+            stages=(),
+            cpu_s=0.0,
+            voluntary_switches=0,
+            involuntary_switches=0,
+            peak_rss_bytes=0,
+        )
 
     def _forked(self) -> None:
         self._chunk = iter(())

@@ -407,6 +407,28 @@ def test_stats_and_report_exist_from_the_start_to_after_the_end(way):
     asyncio.run(main())
 
 
+@virtual
+async def test_looking_at_a_run_does_not_begin_it():
+    pulled = Pulled()
+    items = aiter(flow(pulled.of("async generator")).map(Calls()))
+    for state in ("running", "cancelled"):
+        assert (items.stats().state, items.report.record.state) == (state, state)
+        assert (items.stats().items, items.report.items, str(items.report) != "") == (0, 0, True)
+        await settle()
+        assert (pulled.began, len(asyncio.all_tasks())) == (0, 1)
+        await items.aclose()
+    async with items:
+        await settle()
+    assert [n async for n in items] == []
+    assert pulled.began == 0
+
+
+def test_a_run_that_has_not_begun_can_be_looked_at_without_a_loop():
+    items = aiter(flow([1]).map(same))
+    assert items.stats().state == items.report.record.state == "running"
+    assert len(items.report.html()) > 0
+
+
 def test_stats_and_report_can_be_read_outside_of_the_loop():
     async def main():
         async with flow(range(3)).map(same).open() as aitems:
