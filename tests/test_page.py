@@ -142,6 +142,28 @@ def test_a_flow_writes_its_report_and_trace_however_it_ends(tmp_path):
     assert files.read(str(tmp_path / "bad.html")).state == "failed"
 
 
+@pytest.mark.parametrize("option", ["report", "trace"])
+def test_a_file_that_cannot_be_written_at_the_end_hides_no_error_of_the_run(tmp_path, option):
+    error = ValueError("three")
+    folder = tmp_path / "gone"
+
+    async def fetch(item: int) -> int:
+        if folder.exists():
+            folder.rmdir()
+        if item == 3:
+            raise error
+        return item
+
+    for count in (3, 9):
+        folder.mkdir()
+        with pytest.raises((ValueError, FileNotFoundError)) as raised:
+            flow(range(count)).map(fetch).run(**{option: folder / "run.json"})
+        if count == 3:
+            assert isinstance(raised.value, FileNotFoundError)
+    assert raised.value is error
+    assert any("could not be written" in note and "run.json" in note for note in error.__notes__)
+
+
 def test_where_no_file_can_be_written_is_found_out_before_anything_runs(tmp_path, monkeypatch):
     ran: list[int] = []
     chain = flow([1]).map(ran.append)

@@ -616,17 +616,16 @@ class Flow(Generic[T_co]):
         from overlapped.running import RunOptions
 
         self.check()
-        save = _saver(report, trace)
         items: AsyncItems[T_co] = AsyncItems(self, RunOptions(on_failure, max_failures, progress))
+        saved = _saved(report, trace, lambda: items.report)
         with _live_page(dashboard, report) as page:
             try:
-                async with items:
-                    if page is not None:
-                        page.show(lambda: items.report.record)
-                    await items.exhaust()
+                with saved:
+                    async with items:
+                        if page is not None:
+                            page.show(lambda: items.report.record)
+                        await items.exhaust()
             finally:
-                if save is not None:
-                    save(items.report)
                 if page is not None:
                     await page.finish()
         return items.report
@@ -648,15 +647,15 @@ class Flow(Generic[T_co]):
             return await items.rest()
 
 
-def _saver(
-    report: str | os.PathLike[str] | None, trace: str | os.PathLike[str] | None
-) -> Callable[[Report], None] | None:
-    """What writes the files that are wanted of a run; that they can be written is found out now."""
+def _saved(
+    report: str | os.PathLike[str] | None, trace: str | os.PathLike[str] | None, made: Callable[[], Report]
+) -> AbstractContextManager[None]:
+    """Around a run: the files that are wanted of it; that they can be written is found out now."""
     if report is None and trace is None:
-        return None
+        return nullcontext()
     from overlapped.report import files
 
-    return files.saver(report, trace)
+    return files.saved(files.saver(report, trace), made)
 
 
 def _live_page(port: Any, report: str | os.PathLike[str] | None) -> AbstractContextManager[Dashboard | None]:

@@ -6,13 +6,15 @@ import gzip
 import importlib.util
 import json
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from overlapped._engine.failure import add_note
 from overlapped.errors import UsageError
 from overlapped.report.data import NotARecord, from_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from overlapped.record import RunRecord
     from overlapped.report.report import Report
@@ -80,6 +82,20 @@ def saver(
             save_trace(finished.record, os.fspath(trace))
 
     return save
+
+
+@contextmanager
+def saved(save: Callable[[Report], None], report: Callable[[], Report]) -> Iterator[None]:
+    """Around a run: its files are written however it ends. If they cannot be, what ended it is raised, not that."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            save(report())
+        except Exception as unwritten:  # noqa: BLE001 - whatever it is, what ended the run counts more
+            add_note(error, f"overlapped: the report or trace could not be written: {unwritten}")
+        raise
+    save(report())
 
 
 def save_page(record: RunRecord, path: str) -> None:
