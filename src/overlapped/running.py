@@ -175,7 +175,7 @@ class Run(Scope):
                 opened = Opened(self.cleanup_errors.append)
                 self.held.append((name, opened))
                 self._opening = f"using({name})"
-                self.resources[name] = await open_on_loop(factory, opened)
+                self.resources[name] = await open_on_loop(factory, name, opened)
         self._opening = "stages and sink"
         for open_ in self.openers if self.chain.is_empty else [*self.starters, *self.openers]:
             await open_()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import functools
 import itertools
 import time
@@ -172,6 +173,64 @@ async def test_a_resource_that_fails_is_told(where: str) -> None:  # noqa: C901 
     opened = where in ("close", "aclose")
     assert got == ([0, 1, 2] if opened else [])
     assert bool(pulled) == opened
+
+
+@child(
+    where=["open", "enter", "exit", "close"],
+    kind=["StopIteration", "StopAsyncIteration", "GeneratorExit", "CancelledError"],
+    per=["run", "run, blocking", "worker"],
+    how=["async for", "for", "collect"],
+)
+async def test_what_a_resource_raises_never_looks_like_the_end(where: str, kind: str, per: str, how: str) -> None:  # noqa: C901 - a place each
+    error = asyncio.CancelledError() if kind == "CancelledError" else getattr(builtins, kind)()
+
+    def fail(at: str) -> None:
+        if at == where:
+            raise error
+
+    class Blocking:
+        def __init__(self) -> None:
+            fail("open")
+
+        def __enter__(self) -> Any:
+            fail("enter")
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            fail("exit")
+
+        def close(self) -> None:
+            fail("close")
+
+    class Async(Blocking):
+        async def __aenter__(self) -> Any:
+            fail("enter")
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            fail("exit")
+
+    def uses(item: int, it: object) -> int:
+        return item
+
+    chain = flow(range(3)).map(uses, on="thread", concurrency=1)
+    chain = chain.using(per=per.partition(",")[0], it=Async if per == "run" else Blocking)
+    got: list[Any] = []
+    if how == "for":
+        raised: Any = await asyncio.to_thread(lambda: pull_from(iter(chain), got))
+    elif how == "async for":
+        raised = await gather_from(chain, got)
+    else:
+        try:
+            got = await chain.acollect()
+            raised = None
+        except BaseException as other:  # noqa: BLE001 - it is what the test looks at
+            raised = other
+    assert isinstance(raised, RuntimeError), (where, kind, per, how, raised)
+    assert kind in str(raised)
+    assert raised.__cause__ is error
+    if how != "collect":
+        assert got == ([] if where in ("open", "enter") else [0, 1, 2])
 
 
 @child

@@ -87,7 +87,7 @@ def set_cause(error: BaseException, cause: BaseException) -> None:
         return
 
 
-def as_value(error: BaseException, stage: str) -> BaseException:
+def as_value(error: BaseException, name: str, *, kind: str = "stage") -> BaseException:
     """`error` itself, or a RuntimeError in its place if letting it travel would end some loop silently.
 
     StopIteration, StopAsyncIteration, GeneratorExit and CancelledError mean "the end" to whoever is
@@ -96,7 +96,7 @@ def as_value(error: BaseException, stage: str) -> BaseException:
     from asyncio import CancelledError
 
     if isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit, CancelledError)):
-        changed = RuntimeError(f"stage {stage!r} raised {type(error).__name__}")
+        changed = RuntimeError(f"{kind} {name!r} raised {type(error).__name__}")
         changed.__cause__ = error
         return changed
     return error

@@ -75,7 +75,7 @@ class Relay:
         try:
             for name, make in task.factories.items():
                 if name not in task.own:
-                    self.given[name] = await open_on_loop(make, opened)
+                    self.given[name] = await open_on_loop(make, name, opened)
         except BaseException as error:  # noqa: BLE001 - the run ends with it
             self.wire.send(["broken", task.packed(error)])
         else:

@@ -6,10 +6,16 @@ import inspect
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from overlapped._engine.failure import as_value
+from overlapped._engine.scope import running_task
 from overlapped.errors import UsageError
 
 if TYPE_CHECKING:
+    from asyncio import Task
     from collections.abc import Callable
+
+_MEAN_THE_END = (StopIteration, StopAsyncIteration, GeneratorExit, CancelledError)
+"""To whoever awaits or iterates; raised by a resource they must not (`as_value`)."""
 
 
 class Opened:
@@ -24,61 +30,82 @@ class Opened:
     __slots__ = ("_closers", "_on_error")
 
     def __init__(self, on_error: Callable[[BaseException], object]) -> None:
-        self._closers: list[Callable[[], Any]] = []
+        self._closers: list[tuple[str, Callable[[], Any]]] = []
         self._on_error = on_error
 
-    def push(self, close: Callable[[], Any]) -> None:
-        """`close()` is called (and awaited, by `aclose`) at the end."""
-        self._closers.append(close)
+    def push(self, name: str, close: Callable[[], Any]) -> None:
+        """`close()` of the resource of that name is called (and awaited, by `aclose`) at the end."""
+        self._closers.append((name, close))
 
     def close(self, on_error: Callable[[BaseException], object] | None = None) -> None:
         """Close all of it; `on_error` is told instead, of errors that are to be expected."""
         while self._closers:
+            name, close = self._closers.pop()
             try:
-                self._closers.pop()()
+                close()
             except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
-                (on_error or self._on_error)(error)
+                (on_error or self._on_error)(_as_value(error, name))
 
     async def aclose(self) -> None:
         """Close all of it, also when cancelled meanwhile: then the cancellation goes on at the end."""
+        task = running_task()
         cancelled: BaseException | None = None
         while self._closers:
+            name, close = self._closers.pop()
             try:
-                done = self._closers.pop()()
+                done = close()
                 if inspect.isawaitable(done):
                     await done
-            except CancelledError as error:
-                cancelled = error
             except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
-                self._on_error(error)
+                if _ends(task, error):
+                    cancelled = error
+                else:
+                    self._on_error(_as_value(error, name))
         if cancelled is not None:
             raise cancelled
 
 
-async def open_on_loop(factory: Callable[[], Any], opened: Opened) -> object:
+def _as_value(error: BaseException, name: str) -> BaseException:
+    return as_value(error, name, kind="resource")
+
+
+def _ends(task: Task[Any] | None, error: BaseException) -> bool:
+    """True if no resource raised it: the task was cancelled, or its coroutine is closed, since its loop is gone."""
+    if isinstance(error, GeneratorExit):
+        return running_task() is not task
+    return isinstance(error, CancelledError) and task is not None and task.cancelling() > 0
+
+
+async def open_on_loop(factory: Callable[[], Any], name: str, opened: Opened) -> object:
     """Call `factory()` on the loop; what it gives is entered, and closed by `opened`.
 
     An awaitable is awaited. A context manager (async first) is entered and left; one that gives itself and has
     `close` or `aclose` is closed after that, since leaving a `sqlite3.Connection` does not close it. Anything else
     that a manager gives is its own to take back: a pool's connection, say.
     """
-    made: Any = factory()
-    awaited: Any = made
-    if inspect.isawaitable(awaited) and not _has(made, "__aenter__"):
-        made = await awaited
-    value = made
-    if _has(made, "__aenter__"):
-        value = await made.__aenter__()
-        if value is made:
-            opened.push(_closing(made))
-        opened.push(lambda: made.__aexit__(None, None, None))
-    elif _has(made, "__enter__"):
-        value = made.__enter__()
-        if value is made:
-            opened.push(_unless_closed(_closing(made)))
-        opened.push(lambda: _leave(made))
-    else:
-        opened.push(_closing(made))
+    task = running_task()
+    try:
+        made: Any = factory()
+        awaited: Any = made
+        if inspect.isawaitable(awaited) and not _has(made, "__aenter__"):
+            made = await awaited
+        value = made
+        if _has(made, "__aenter__"):
+            value = await made.__aenter__()
+            if value is made:
+                opened.push(name, _closing(made))
+            opened.push(name, lambda: made.__aexit__(None, None, None))
+        elif _has(made, "__enter__"):
+            value = made.__enter__()
+            if value is made:
+                opened.push(name, _unless_closed(_closing(made)))
+            opened.push(name, lambda: _leave(made))
+        else:
+            opened.push(name, _closing(made))
+    except _MEAN_THE_END as error:
+        if _ends(task, error):
+            raise
+        raise _as_value(error, name) from error
     return value
 
 
@@ -129,19 +156,22 @@ def open_blocking(factory: Callable[[], Any], name: str, opened: Opened) -> obje
     Raises:
         UsageError: the factory gives something that belongs to a loop.
     """
-    made = factory()
-    if inspect.isawaitable(made) or (_has(made, "__aenter__") and not _has(made, "__enter__")):
-        if inspect.iscoroutine(made):
-            made.close()
-        raise UsageError(
-            f'using({name}, per="worker"): {name} is async, so a thread cannot open it; '
-            f"give a blocking one, or make the stage's function async"
-        )
-    is_entered = _has(made, "__enter__")
-    value = made.__enter__() if is_entered else made
+    try:
+        made = factory()
+        if inspect.isawaitable(made) or (_has(made, "__aenter__") and not _has(made, "__enter__")):
+            if inspect.iscoroutine(made):
+                made.close()
+            raise UsageError(
+                f'using({name}, per="worker"): {name} is async, so a thread cannot open it; '
+                f"give a blocking one, or make the stage's function async"
+            )
+        is_entered = _has(made, "__enter__")
+        value = made.__enter__() if is_entered else made
+    except _MEAN_THE_END as error:
+        raise _as_value(error, name) from error
     close = _method(made, "close") if value is made else None
     if close is not None:
-        opened.push(_unless_closed(close) if is_entered else close)
+        opened.push(name, _unless_closed(close) if is_entered else close)
     if is_entered:
-        opened.push(lambda: _leave(made))
+        opened.push(name, lambda: _leave(made))
     return value

@@ -62,7 +62,7 @@ class Together(Orders):
         opened = Opened(lambda error: self.wire.send(["closed", self.task.packed(error)]))
         try:
             for name, make in self.task.factories.items():
-                self.given[name] = await open_on_loop(make, opened)
+                self.given[name] = await open_on_loop(make, name, opened)
         except BaseException as error:  # noqa: BLE001 - the run ends with it
             self.wire.send(["broken", self.task.packed(error)])
         else:
