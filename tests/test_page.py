@@ -171,6 +171,15 @@ def test_where_no_file_can_be_written_is_found_out_before_anything_runs(tmp_path
         chain.run(report=tmp_path / "no" / "x.html")
     with pytest.raises(UsageError, match="cannot be written"):
         chain.run(trace=tmp_path)
+    with pytest.raises(UsageError, match=r"report 'a\\x00b'.*NUL"):
+        chain.run(report="a\0b")
+    with pytest.raises(UsageError, match=r"trace 'a\\x00b'.*NUL"):
+        chain.run(trace="a\0b")
+    with pytest.raises(UsageError, match=r"report and trace must be two files.*x\.json"):
+        chain.run(report=tmp_path / "x.json", trace=str(tmp_path / "." / "x.json"))
+    (tmp_path / "link").symlink_to(tmp_path / "x.json")
+    with pytest.raises(UsageError, match=r"report and trace must be two files"):
+        chain.run(report=tmp_path / "x.json", trace=tmp_path / "link")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'overlapped\[standard\]'"):
         chain.run(report=tmp_path / "x.html")

@@ -59,6 +59,9 @@ def test_usage_errors_and_cancels_are_never_retried(error):
         ({"retry_after_cap_s": -1}, "retry_after_cap_s"),
         ({"jitter": 1}, r"jitter must be True or False, got 1"),
         ({"split": None}, "split"),
+        ({"base_s": 10**400, "cap_s": 10**400}, r"base_s must be .* float .*1329 bits.*math\.inf"),
+        ({"cap_s": 10**400}, "cap_s must be .* float"),
+        ({"retry_after_cap_s": 10**400}, "retry_after_cap_s must be .* float"),
     ],
 )
 def test_a_retry_that_cannot_work_is_refused(options, message):

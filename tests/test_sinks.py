@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import pathlib
 import sqlite3
 import threading
 from collections import OrderedDict
@@ -81,7 +82,7 @@ def put(sink: Sink, *batches: list[object]) -> list[dict[int, Exception]]:
 
 
 @pytest.mark.parametrize("make", [Jsonl, Sqlite])
-@pytest.mark.parametrize("path", [7, None, b"out", "", ":memory:"])
+@pytest.mark.parametrize("path", [7, None, b"out", "", ":memory:", "a\0b", pathlib.Path("a\0b")])
 def test_a_wrong_path_is_refused_when_written(make, path):
     with pytest.raises(UsageError, match=r"\(path\): path must"):
         make(path)
@@ -333,7 +334,7 @@ def test_sqlite_leaves_its_own_names_to_sqlite():
         Sqlite("out.db", table="sqlite_x")
 
 
-@pytest.mark.parametrize("wait", [-1, math.nan, math.inf, "5", True, None])
+@pytest.mark.parametrize("wait", [-1, math.nan, math.inf, 10**400, "5", True, None])
 def test_sqlite_refuses_a_wrong_lock_wait(wait):
     with pytest.raises(UsageError, match="lock_wait_s"):
         Sqlite("out.db", lock_wait_s=wait)

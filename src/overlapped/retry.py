@@ -8,6 +8,7 @@ Blog, 2015).
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from overlapped.errors import UsageError
@@ -109,3 +110,8 @@ def _check_exceptions(exceptions: object) -> None:
 def _check_seconds(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise UsageError(f"Retry({name}): {name} must be seconds >= 0, got {value!r}")
+    if isinstance(value, int) and value > sys.float_info.max:
+        raise UsageError(
+            f"Retry({name}): {name} must be seconds that a float can hold, got an int of {value.bit_length()} bits; "
+            f"for no limit, write math.inf"
+        )

@@ -48,7 +48,7 @@ def test_a_bad_size_is_refused_when_written(size):
         flow([1]).batch(size)
 
 
-@pytest.mark.parametrize("linger_s", [0, -1, float("nan"), float("inf"), "1", True])
+@pytest.mark.parametrize("linger_s", [0, -1, float("nan"), float("inf"), "1", True, 10**400])
 def test_a_bad_linger_is_refused_when_written(linger_s):
     with pytest.raises(UsageError, match=r"batch\(linger_s\)"):
         flow([1]).batch(10, linger_s=linger_s)

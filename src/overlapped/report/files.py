@@ -32,13 +32,21 @@ def checked_path(path: str | os.PathLike[str], name: str) -> str:
     Raises:
         UsageError: it cannot.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
+    if "\0" in path:
+        raise UsageError(f"{name} {path!r}: a path must be without NUL characters; write another name")
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise UsageError(f"{name} {path!r}: there is no folder {folder}")
     if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise UsageError(f"{name} {path!r}: cannot be written")
     return path
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    """True if what is written to one is lost by writing to the other; a device such as /dev/null loses nothing."""
+    is_file = os.path.isfile(path) or not os.path.exists(path)
+    return is_file and os.path.realpath(path) == os.path.realpath(other)
 
 
 def need_jinja(name: str) -> None:
@@ -74,6 +82,11 @@ def saver(
         need_jinja(f"{option}report")
     if trace is not None:
         trace = checked_path(trace, f"{option}trace")
+    if report is not None and trace is not None and _is_same_file(report, trace):
+        raise UsageError(
+            f"{option}report and {option}trace must be two files, got {report!r} for both: one would overwrite the "
+            f"other; write another name for the trace"
+        )
 
     def save(finished: Report) -> None:
         if report is not None:

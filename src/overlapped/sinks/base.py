@@ -98,6 +98,8 @@ def check_path(owner: str, path: object) -> None:
         raise UsageError(f"{owner}(path): path must be str or os.PathLike, got {path!r}")
     if path in ("", ":memory:"):
         raise UsageError(f'{owner}(path): path must name a file, got {path!r}; write {owner}("out")')
+    if "\0" in os.fsdecode(path):
+        raise UsageError(f'{owner}(path): path must be without NUL characters, got {path!r}; write {owner}("out")')
 
 
 def check_if_exists(owner: str, if_exists: object) -> None:

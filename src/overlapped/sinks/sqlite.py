@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sqlite3
+import sys
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
+from overlapped._engine.failure import short
 from overlapped.errors import UsageError
 from overlapped.sinks.base import (
     IfExists,
@@ -104,8 +105,8 @@ class Sqlite:
         if self.table.lower().startswith("sqlite_"):
             raise UsageError(f"Sqlite(table): SQLite keeps names with sqlite_ to itself: {self.table!r}")
         wait: object = self.lock_wait_s
-        if not isinstance(wait, int | float) or isinstance(wait, bool) or not 0 <= wait < math.inf:
-            raise UsageError(f"Sqlite(lock_wait_s): must be a number >= 0, got {wait!r}")
+        if not isinstance(wait, int | float) or isinstance(wait, bool) or not 0 <= wait <= sys.float_info.max:
+            raise UsageError(f"Sqlite(lock_wait_s): must be a number >= 0 that a float can hold, got {short(wait)}")
 
     def describe(self) -> str:
         """Such as `Sqlite('out.db', table='pages')`."""

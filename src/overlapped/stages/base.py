@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from overlapped.errors import UsageError
@@ -75,4 +76,9 @@ def require_seconds(verb: str, name: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise UsageError(f"{verb}({name}): {name} must be a number of seconds > 0, got {value!r}")
+    if value > sys.float_info.max:
+        raise UsageError(
+            f"{verb}({name}): {name} must be seconds that a float can hold, got an int of {int(value).bit_length()} "
+            f"bits; for no limit, leave it out"
+        )
     return float(value)
