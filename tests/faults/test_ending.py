@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from overlapped import UsageError
-from tests.faults.harness import LIMIT_S, OK, Result, child
+from tests.faults.harness import LIMIT_S, OK, Place, Result, child
 from tests.faults.kit import (
     Boom,
     Calls,
@@ -216,6 +216,43 @@ def test_ctrl_c_while_a_run_is_being_started_leaves_nothing(how: str) -> None:
         else:
             raise AssertionError("Ctrl-C was swallowed")
     wait_until_blocking(lambda: calls.now == 0)
+
+
+def a_signal_handler_that_raises(how: str, lane: str) -> None:
+    """The usual time-out of pytest-timeout, Celery and the like."""
+    calls, error = Calls(), Boom("late")
+
+    def late(*_: object) -> None:
+        raise error
+
+    async def naps(item: int) -> None:
+        with calls.one(item):
+            await asyncio.sleep(0.02)
+
+    def blocks(item: int) -> None:
+        with calls.one(item):
+            time.sleep(0.02)
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    with took(3):
+        try:
+            getattr(flow(numbers).map(naps if lane == "coroutine" else blocks, concurrency=4), how)()
+        except Boom as raised:
+            assert raised is error
+        else:
+            raise AssertionError("it was swallowed")
+    assert calls.now == 0
+
+
+@child(how=["run", "collect"], lane=["coroutine", "thread"])
+def test_what_a_signal_handler_raises_ends_a_blocking_call(how: str, lane: str) -> None:
+    a_signal_handler_that_raises(how, lane)
+
+
+@child(how=["run", "collect"], lane=["coroutine", "thread"], place=Place(has_uvloop=False))
+def test_what_a_signal_handler_raises_ends_a_blocking_call_without_uvloop(how: str, lane: str) -> None:
+    a_signal_handler_that_raises(how, lane)
 
 
 @child

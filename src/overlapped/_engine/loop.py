@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from overlapped.errors import UsageError
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _OURS: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 # Which loops are ours, so that a blocking call on one of them can be told from one in a notebook's loop.
+
+_READS_SIGNALS: Final = "Loop._read_from_self"
+"""The callback in which uvloop calls Python's signal handlers; its name stands in the message of a failed one."""
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -56,6 +59,36 @@ def refuse_where_it_hangs(loop: asyncio.AbstractEventLoop) -> None:
         )
 
 
+class _Signalled:
+    """What a signal handler of the user has raised: it ends the loop, as it ends any blocking call.
+
+    asyncio's loop lets it through; uvloop calls handlers from a callback of its own, whose errors only the loop's
+    exception handler is told of, and goes on.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.error: BaseException | None = None
+        loop.set_exception_handler(self._told)
+
+    def _told(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, BaseException) and _READS_SIGNALS in context.get("message", ""):
+            self.error = error
+            loop.set_exception_handler(None)  # what comes later is only printed
+            loop.stop()
+        else:
+            loop.default_exception_handler(context)
+
+    def tell(self) -> None:
+        """Raise it, if there is something."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
+
+
 def run_to_end(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run `work()` on a new loop in this thread, to its end even if somebody stops that loop.
 
@@ -73,14 +106,20 @@ def run_to_end(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return await begun
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
+        signalled = _Signalled(runner.get_loop())
         step = begin()
         while True:
             try:
-                return runner.run(step)
+                value = runner.run(step)
             except RuntimeError:
-                if task is None or task.done():
+                if signalled.error is None and (task is None or task.done()):
                     raise
-                step = go_on(task)
+            else:
+                if signalled.error is None:
+                    return value
+            signalled.tell()
+            assert task is not None
+            step = go_on(task)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
