@@ -163,6 +163,17 @@ def asynchronous(n: int) -> Any:
     return work()
 
 
+def streaming(n: int) -> Any:
+    """A plain function that returns an async generator."""
+    return aseveral(n)
+
+
+def both_ways(n: int) -> Any:
+    from overlapped import flow
+
+    return flow(range(n))
+
+
 def with_connection(n: int, connection: Any) -> Any:
     connection.note(n)
     return n, connection.pid

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from overlapped import AUTO, Rate, Retry
+from overlapped import AUTO, Rate, Retry, UsageError
 from overlapped.testing import virtual
 from tests.rules.kit import fail_at, flow, in_lane, now_s, outcome, rest, same, timed, wait_until
 
@@ -92,6 +93,66 @@ def test_a_returned_generator_is_streamed_too():
     assert next(items) == 1
     taken.set()
     assert list(items) == [2]
+
+
+class Async:
+    """Results that only a loop can ask for."""
+
+    def __init__(self, n):
+        self.n = n
+
+    async def __aiter__(self):
+        for i in range(self.n):
+            yield i
+
+
+class Both(Async):
+    """Results that a loop and any other place can ask for."""
+
+    def __iter__(self):
+        return iter(range(self.n))
+
+
+ASYNC = {
+    "async generator": lambda n: Async(n).__aiter__(),
+    "async iterable": Async,
+    "iterable both ways": Both,
+    "flow": lambda n: flow(range(n)),
+}
+
+
+@pytest.mark.parametrize("made", ASYNC)
+@pytest.mark.parametrize("on", [AUTO, "coroutine"])
+def test_what_a_plain_function_returns_is_iterated_on_the_loop_if_only_that_can(made, on, way, ordered):
+    report = flow(range(5)).flat_map(lambda n: ASYNC[made](n), on=on, ordered=ordered).run()
+    assert (report.items, report.failed, report.stages[0].lane) == (10, 0, "coroutine")
+    values, error = outcome(flow(range(5)).flat_map(lambda n: ASYNC[made](n), on=on, ordered=ordered), way)
+    expected = [i for n in range(5) for i in range(n)]
+    assert (values if ordered else sorted(values), error) == (expected if ordered else sorted(expected), None)
+
+
+def test_an_endless_flow_that_a_plain_function_returns_is_streamed():
+    assert flow([1]).flat_map(lambda n: flow(itertools.count())).take(3).collect() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("made", ["async generator", "async iterable"])
+@pytest.mark.parametrize("on", ["thread", "inline"])
+def test_what_only_a_loop_can_iterate_fails_elsewhere_with_the_line_to_write(made, on):
+    values, error = outcome(flow(range(3)).flat_map(lambda n: ASYNC[made](n), on=on))
+    assert (values, type(error)) == ([], UsageError)
+    assert f"returned an async iterable in the {on} lane, where nothing can iterate it; write .flat_map(" in str(error)
+
+
+@pytest.mark.parametrize("on", ["thread", "inline"])
+def test_what_can_be_iterated_both_ways_is_iterated_where_it_is(on):
+    assert flow(range(3)).flat_map(lambda n: Both(n), on=on).collect() == [0, 0, 1]
+
+
+def test_results_of_a_function_with_a_resource_per_worker_are_iterated_in_its_thread():
+    chain = flow(range(3)).using(per="worker", opened=lambda: 1).flat_map(lambda n, opened: Both(n))
+    assert chain.collect() == [0, 0, 1]
+    chain = flow(range(3)).using(per="worker", opened=lambda: 1).flat_map(lambda n, opened: Async(n))
+    assert type(outcome(chain)[1]) is UsageError
 
 
 @virtual

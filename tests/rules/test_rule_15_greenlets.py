@@ -453,6 +453,8 @@ def test_a_coroutine_function_is_told_where_it_belongs():
 def test_a_plain_function_that_returns_coroutines_is_refused():
     _, error = outcome(flow([1]).map(process_kit.asynchronous, on="greenlet"))
     assert type(error) is UsageError
+    _, error = outcome(flow([1]).flat_map(process_kit.streaming, on="greenlet"))
+    assert type(error) is UsageError
 
 
 def script(tmp_path, text: str) -> subprocess.CompletedProcess[str]:

@@ -213,6 +213,13 @@ def test_a_plain_function_that_returns_coroutines_is_refused():
     assert type(error) is UsageError
 
 
+def test_what_only_a_loop_can_iterate_is_refused_there():
+    _, error = outcome(flow(range(3)).flat_map(kit.streaming, on="process"))
+    assert type(error) is UsageError
+    assert "returned an async iterable in the process lane" in str(error)
+    assert flow(range(3)).flat_map(kit.both_ways, on="process").collect() == [0, 0, 1]
+
+
 # -- processes that die -----------------------------------------------------------------------------------
 
 

@@ -150,6 +150,16 @@ def is_awaitable(value: object) -> bool:
     return isinstance(value, Awaitable) or _is_iterable_coroutine(value)
 
 
+def is_for_loop(value: object, *, loop_first: bool = False) -> bool:
+    """True if what a `flat_map` function returned is to be awaited, or iterated on a loop.
+
+    What can be iterated both ways is so only `loop_first`: where a loop is at hand.
+    """
+    if type(value) in PLAIN_TYPES:
+        return False
+    return is_awaitable(value) or (hasattr(value, "__aiter__") and (loop_first or not hasattr(value, "__iter__")))
+
+
 def is_generator(value: object) -> bool:
     """True for a generator or async generator object, not for an awaitable one."""
     if type(value) in PLAIN_TYPES:
@@ -160,18 +170,20 @@ def is_generator(value: object) -> bool:
 def refuse_result(value: object, described: Described, lane: str, *, verb: str = "map") -> UsageError | None:
     """The error for what only the first call can tell, or None if `value` is fine in this lane.
 
-    A function that looks plain may return a coroutine (awaited in the coroutine lane, an error
-    elsewhere: a coroutine belongs to the loop) or a generator (many results: `flat_map` only).
+    A function that looks plain may return a coroutine, or an async iterable for `flat_map` (fine in the
+    coroutine lane, an error elsewhere: they belong to the loop), or a generator (many results: `flat_map` only).
     A refused coroutine is closed, so that it is not reported as "never awaited" as well.
     """
     name = described.name
-    if is_awaitable(value):
+    is_pending = is_awaitable(value)
+    if is_pending or (verb == "flat_map" and is_for_loop(value)):
         if lane == "coroutine":
             return None
         what = "a coroutine" if isinstance(value, CoroutineType) else "an awaitable"
+        what, use = (what, "await") if is_pending else ("an async iterable", "iterate")
         _close_unstarted(value)
         return UsageError(
-            f"{verb}({name}): {name} returned {what} in the {lane} lane, where nothing can await "
+            f"{verb}({name}): {name} returned {what} in the {lane} lane, where nothing can {use} "
             f'it; write .{verb}({name}, on="coroutine")'
         )
     if verb != "flat_map" and is_generator(value):

@@ -11,13 +11,13 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.callables import PLAIN_TYPES
+from overlapped._engine.callables import PLAIN_TYPES, is_for_loop
 from overlapped._engine.failure import set_cause
 from overlapped._engine.heartbeat import Heartbeat, Mouth
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.resources import Opened, open_blocking
 from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, Orders, coded
-from overlapped._engine.trays import TRAY_SIZE, Spread, spread
+from overlapped._engine.trays import TRAY_SIZE, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,9 +277,10 @@ class Greenlets(Orders):
 
     def _hand_out(self, call: Call, number: int, value: Any) -> tuple[int, object]:
         """Give a generator's results on as they come, never more than a tray ahead."""
+        if is_for_loop(value):
+            return coded(self.task, value, self.lane)
         if not hasattr(value, "__next__"):
-            given = spread(value, self.task.name)
-            return (MANY, given.items) if isinstance(given, Spread) else coded(self.task, given, self.lane)
+            return MANY, spread(value, self.task.name).items
         results: Iterator[object] = value
         call.taken = untaken = 0
         try:

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from overlapped._engine.callables import is_awaitable, is_generator
+from overlapped._engine.callables import is_awaitable, is_for_loop, is_generator
 from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.job import Job
@@ -409,7 +409,9 @@ class Ported:
 
     def _succeed(self, job: Job, outcome: Outcome) -> None:
         crew, value = self.crew, outcome.value
-        if self.on_awaitable is not None and (is_awaitable(value) or is_generator(value)):
+        if self.on_awaitable is not None and (
+            is_for_loop(value, loop_first=True) if crew.spec.many else is_awaitable(value) or is_generator(value)
+        ):
             error = self.on_awaitable(job, value)
             if error is not None:
                 self._end(job, crew.fail(job, error))

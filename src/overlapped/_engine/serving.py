@@ -178,8 +178,8 @@ def _checked(
 
 
 def coded(task: Task, value: Any, lane: str) -> tuple[int, object]:
-    """What a call gave, as code and value; refused kinds of results are errors."""
-    if type(value) not in PLAIN_TYPES and (is_awaitable(value) or (not task.many and is_generator(value))):
+    """What a call gave, as code and value; refused kinds of results are errors, as is all that was not taken apart."""
+    if type(value) not in PLAIN_TYPES and (task.many or is_awaitable(value) or is_generator(value)):
         error = refuse_result(value, task.described, lane, verb=task.verb)
         assert error is not None
         raise error

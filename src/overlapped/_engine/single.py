@@ -13,11 +13,12 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from overlapped._engine.callables import is_for_loop
 from overlapped._engine.host import END, ERROR, MANY, PART
 from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import Opened, open_blocking
 from overlapped._engine.serving import LONG_S, Answers, coded, unpack
-from overlapped._engine.trays import TRAY_SIZE, Spread, spread
+from overlapped._engine.trays import TRAY_SIZE, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,11 +128,10 @@ class OneByOne:
 
     def _hand_out(self, number: int, value: Any) -> tuple[int, object]:
         """Give a generator's results on as they come, never more than a tray ahead."""
+        if is_for_loop(value):
+            return coded(self.task, value, self.lane)
         if not hasattr(value, "__next__"):
-            given = spread(value, self.task.name)
-            if isinstance(given, Spread):
-                return MANY, given.items
-            return coded(self.task, given, self.lane)
+            return MANY, spread(value, self.task.name).items
         results: Iterator[object] = value
         untaken = 0
         try:

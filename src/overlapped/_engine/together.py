@@ -11,7 +11,7 @@ from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.loop import new_loop
 from overlapped._engine.resources import Opened, open_on_loop
 from overlapped._engine.serving import LONG_S, Answers, Orders
-from overlapped._engine.trays import TRAY_SIZE, Spread, spread
+from overlapped._engine.trays import TRAY_SIZE, spread
 
 if TYPE_CHECKING:
     from overlapped._engine.frames import BlockingWire
@@ -161,9 +161,7 @@ class Together(Orders):
         if not hasattr(value, "__aiter__"):
             value = await value
         if not hasattr(value, "__aiter__"):
-            given = spread(value, self.task.name)
-            assert isinstance(given, Spread)
-            return MANY, given.items
+            return MANY, spread(value, self.task.name).items
         iterator = value.__aiter__()
         call.taken = untaken = 0
         try:

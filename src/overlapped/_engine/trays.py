@@ -70,14 +70,12 @@ class Tray:
             self.on_room()
 
 
-def spread(value: Any, name: str) -> object:
-    """What a `flat_map` function returned, as many results; an awaitable is left for the loop.
+def spread(value: Any, name: str) -> Spread:
+    """What a `flat_map` function returned, as many results.
 
     Raises:
         TypeError: it is no iterable, or a `str`, `bytes` or mapping, which nobody means to take apart.
     """
-    if hasattr(value, "__await__") or hasattr(value, "__aiter__"):
-        return value
     if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
         raise TypeError(
             f"flat_map({name}): {name} must return an iterable of results, got {type(value).__name__}; "

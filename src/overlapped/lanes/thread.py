@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from overlapped._engine.callables import is_for_loop
 from overlapped._engine.ledger import Places
 from overlapped._engine.ports import Outcome, Running
 from overlapped._engine.resources import Opened
@@ -52,6 +53,7 @@ class ThreadPort:
         clock: the run's clock.
         context: whose variables the calls see; left out, those of whoever makes the port.
         many: the function gives many results; generators are handed over bit by bit.
+        loop_first: what could be iterated here too is left for the loop, as is what only a loop can finish.
         on_cleanup_error: told, on the loop, of an exception raised while a thread's resources were closed.
     """
 
@@ -63,12 +65,14 @@ class ThreadPort:
         clock: Callable[[], float],
         context: contextvars.Context | None = None,
         many: bool = False,
+        loop_first: bool = False,
         on_cleanup_error: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._bind = bind
         self._name = name
         self._clock = clock
         self._many = many
+        self._loop_first = loop_first
         self._on_cleanup_error = on_cleanup_error
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context() if context is None else context
@@ -285,6 +289,8 @@ class ThreadPort:
 
     def _hand_out(self, hand: _Hand, call: Running, value: Any) -> object:
         """Give a generator's outputs on as they come, never more than a tray ahead of their turn."""
+        if is_for_loop(value, loop_first=self._loop_first):
+            return value
         if not hasattr(value, "__next__"):
             return spread(value, self._name)
         results: Iterator[object] = value

@@ -173,6 +173,7 @@ class Placing:
             clock=crew.scope.clock,
             context=crew.scope.context,
             many=crew.spec.many,
+            loop_first=self.is_auto and not self.per_worker,
             on_cleanup_error=crew.scope.cleanup_errors.append,
         )
         return Ported(
