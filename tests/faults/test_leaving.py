@@ -388,3 +388,23 @@ async def test_drain_finishes_what_was_pulled_and_ends_normally(lane: str) -> No
     assert got[:21] == list(range(21))
     assert got == list(range(len(got)))
     assert len(got) < 2_000
+
+
+@child(ending=["failure", "take", "scope", "filter", "refused"])
+async def test_coroutines_that_a_plain_function_returned_in_vain_are_closed(ending: str) -> None:
+    async def later(item: int) -> int:
+        if item == 3 and ending == "failure":
+            raise Boom(item)
+        await asyncio.sleep(0.001)
+        return item + 1
+
+    options = {"concurrency": 20, "on": "thread"} if ending == "refused" else {"concurrency": 20}
+    chain = getattr(flow(range(200)), "filter" if ending == "filter" else "map")(lambda n: later(n), **options)
+    try:
+        async with (chain.take(2) if ending in {"take", "filter"} else chain).open() as items:
+            async for _ in items:
+                if ending == "scope":
+                    break
+    except (Boom, UsageError):
+        assert ending in {"failure", "refused"}
+    gc.collect()  # tells of those that nobody has closed

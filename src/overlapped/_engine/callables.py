@@ -181,7 +181,7 @@ def refuse_result(value: object, described: Described, lane: str, *, verb: str =
             return None
         what = "a coroutine" if isinstance(value, CoroutineType) else "an awaitable"
         what, use = (what, "await") if is_pending else ("an async iterable", "iterate")
-        _close_unstarted(value)
+        close_unstarted(value)
         return UsageError(
             f"{verb}({name}): {name} returned {what} in the {lane} lane, where nothing can {use} "
             f'it; write .{verb}({name}, on="coroutine")'
@@ -191,6 +191,12 @@ def refuse_result(value: object, described: Described, lane: str, *, verb: str =
             f"{verb}({name}): {name} returned a generator; write .flat_map({name}) (many results an item)"
         )
     return None
+
+
+def close_unstarted(value: object) -> None:
+    """Close a coroutine nobody has begun, so that no "never awaited" warning follows."""
+    if type(value) is CoroutineType and inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
+        value.close()
 
 
 def _core(fn: object) -> object:
@@ -284,17 +290,11 @@ def _is_iterable_coroutine(value: object) -> bool:
     return isinstance(value, GeneratorType) and bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
-def _close_unstarted(value: object) -> None:
-    """Close a coroutine nobody has begun, so that no "never awaited" warning follows our error."""
-    if isinstance(value, CoroutineType) and inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
-        value.close()
-
-
 def _refuse_non_callable(value: object, verb: str) -> NoReturn:
     name = getattr(value, "__name__", None)
     called = name if isinstance(name, str) else type(value).__name__
     if isinstance(value, CoroutineType) or _is_iterable_coroutine(value):
-        _close_unstarted(value)
+        close_unstarted(value)
         raise UsageError(
             f"{verb}({called}(...)): a coroutine object was given, so {called} was called already; "
             f"write {_use(verb, called)}"

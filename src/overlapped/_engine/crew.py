@@ -11,6 +11,7 @@ from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
+from overlapped._engine.callables import close_unstarted
 from overlapped._engine.failure import Failure, add_note, as_value
 from overlapped._engine.feed import EVERYTHING
 from overlapped._engine.foreign import explain_nested
@@ -202,6 +203,8 @@ class Crew(Handover):
 
     def drop(self, job: Job) -> None:
         """Nobody wants this job any more; another one of its key may have its place."""
+        if job.pending is not None:
+            close_unstarted(job.pending.value)
         if self.keys is not None:
             self.keys.leave(job)
 

@@ -469,7 +469,7 @@ class Direct:
         self.deadline.watch()
         if job.pending is not None:
             pending, job.pending = job.pending, None
-            result = await pending(lambda items: self._emit(slot, job, items))
+            result = await pending.finish(lambda items: self._emit(slot, job, items))
         elif crew.spec.many:
             result = await self.call(job.item, lambda items: self._emit(slot, job, items))
         else:

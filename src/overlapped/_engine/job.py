@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from overlapped.retry import Retry
 
     Emit = Callable[[list[object]], Awaitable[None]]
+
+
+class Pending(NamedTuple):
+    """What a call has returned already, if that turned out to be awaitable, and how to finish it."""
+
+    value: object
+    finish: Callable[[Emit], Awaitable[object]]
 
 
 class Job:
@@ -45,8 +52,7 @@ class Job:
         self.has_emitted = False  # a part of its results is out: it cannot be called again
         self.parts: list[list[object]] = []  # of a batch that was split: those still to be called, the next one last
         self.results: list[object] | None = None  # and what came of those called already
-        # How to finish what the call has returned already, if that turned out to be awaitable.
-        self.pending: Callable[[Emit], Awaitable[object]] | None = None
+        self.pending: Pending | None = None  # its call has been made, but for that
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from overlapped._engine.callables import is_awaitable, is_for_loop, is_generator
+from overlapped._engine.callables import close_unstarted, is_awaitable, is_for_loop, is_generator
 from overlapped._engine.crew import SAMPLED, SHORT_CALL_S
 from overlapped._engine.deadline import Deadline
 from overlapped._engine.job import Job
@@ -460,6 +460,7 @@ class Ported:
         crew, job = self.crew, self.lost.pop(outcome.number, None)
         was_overdue = outcome.number in self.overdue
         self.overdue.discard(outcome.number)
+        close_unstarted(outcome.value)
         if job is None:
             return
         crew.drop(job)

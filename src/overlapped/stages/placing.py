@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from overlapped._engine.callables import is_awaitable, is_generator, refuse_result
 from overlapped._engine.direct import Direct
 from overlapped._engine.foreign import ClientWatch
+from overlapped._engine.job import Pending
 from overlapped._engine.ports import Ported
 from overlapped._engine.resources import open_blocking
 from overlapped._engine.trays import DROPPED
@@ -235,9 +236,12 @@ class Placing:
         if not self.is_auto or self.per_worker or (is_generator(value) and not self.crew.spec.many):
             return refuse_result(value, self.described, "thread", verb=verb)
         if self.crew.spec.many:
-            job.pending = functools.partial(coroutine.finish_many, value, self.described.name)
+            job.pending = Pending(value, functools.partial(coroutine.finish_many, value, self.described.name))
         else:
-            job.pending = lambda emit: coroutine.finish(value, verb, job.item)
+            job.pending = Pending(value, lambda emit: coroutine.finish(value, verb, job.item))
+        if job.index > self.crew.last:
+            self.crew.drop(job)
+            return None
         self.crew.ready.append(job)
         if self.lane != "coroutine":
             self.lane = "coroutine"
