@@ -194,6 +194,49 @@ async def test_every_hashable_value_is_a_key(key):
     assert calls.peak == 1
 
 
+class Page:
+    """An item that is its own key, and another one after its call."""
+
+    def __init__(self, n):
+        self.n = n
+        self.state = 0
+
+    def __hash__(self):
+        return hash((self.n, self.state))
+
+    def __eq__(self, other):
+        return (self.n, self.state) == (other.n, other.state)
+
+
+@pytest.mark.parametrize("retry", [None, Retry(attempts=2, base_s=0.001)])
+def test_a_key_may_change_during_its_call(retry, lane, ordered):
+    def visit(page):
+        page.state += 1
+        if retry is not None and page.state == 1:
+            raise Overloaded(retry_after_s=0.01)
+        return page.n
+
+    chain = flow([Page(n % 5) for n in range(20)]).map(
+        in_lane(lane, visit), on=lane, ordered=ordered, key=same, per_key=1, concurrency=4, retry=retry
+    )
+    values, error = outcome(chain)
+    assert (sorted(values), error) == (sorted([*range(5)] * 4), None)
+
+
+@virtual
+async def test_a_key_that_changes_while_its_item_is_parked_is_left_once():
+    async def visit(page):
+        page.state += 1
+        if page.state < 3:
+            raise ValueError(page.state)
+        return page.n
+
+    retry = Retry(attempts=3, base_s=5.0, jitter=False)
+    async with flow([Page(n % 2) for n in range(6)]).map(visit, key=same, per_key=1, retry=retry).open() as items:
+        assert [n async for n in items] == [0, 1] * 3
+        assert not items._run.crews[0].keys._keys
+
+
 @virtual
 async def test_a_failure_ends_the_run_with_blocked_items_waiting(ordered):
     calls = Calls(service_s=1.0, fails=lambda n, _: ValueError(n) if n == 1 else None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from overlapped._engine.keys import Key
     from overlapped.control.base import ControllerSpec
     from overlapped.rate import Rate
     from overlapped.retry import Retry
@@ -44,7 +45,7 @@ class Job:
         self.index = index
         self.item = item
         self.attempt = 1
-        self.key: object = None
+        self.key: Key | None = None
         self.key_weight = 1.0  # what its call takes from the rate of its key
         self.has_place = False  # among the calls of its key
         self.token: int | None = None  # of the rate, for the start to come: the number of pauses when it was taken

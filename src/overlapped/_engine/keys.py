@@ -21,12 +21,29 @@ MOST_KEY_CHARS: Final = 80
 """Of a key that is named in the account."""
 
 
-class _Key:
+class _Name:
+    """A key as it was when it was told: its hash may change during a call, and it must be found all the same."""
+
+    __slots__ = ("_hash", "value")
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self._hash = hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Name) and (self.value is other.value or self.value == other.value)
+
+
+class Key:
     """What is going on for one key."""
 
-    __slots__ = ("bucket", "free_at_s", "jobs", "paused_until_s", "running", "timer")
+    __slots__ = ("bucket", "free_at_s", "jobs", "name", "paused_until_s", "running", "timer")
 
-    def __init__(self, bucket: Bucket | None) -> None:
+    def __init__(self, name: _Name, bucket: Bucket | None) -> None:
+        self.name = name
         self.running = 0
         self.jobs: deque[Job] = deque()
         self.bucket = bucket
@@ -52,7 +69,7 @@ class Keys:
         self.rate = rate
         self.waiting = 0
         self.enqueue: Callable[[Job], None] = lambda job: None
-        self._keys: dict[object, _Key] = {}
+        self._keys: dict[_Name, Key] = {}
         self._sweep_at = MAX_QUIET_KEYS
 
     def enter(self, job: Job) -> bool:
@@ -64,14 +81,15 @@ class Keys:
         if job.has_place:
             return True
         if job.key is None:
-            key_value = (self.key_of(job.item),)
-            hash(key_value)  # raises here, not when the job leaves
-            job.key = key_value
+            name = _Name(self.key_of(job.item))
             if self.rate is not None:  # now: when its turn comes, nobody would know whose failure it is
                 job.key_weight = self.rate.weight_of(job.item)
-        key = self._keys.get(job.key)
-        if key is None:
-            key = self._keys[job.key] = _Key(self.rate.bucket() if self.rate is not None else None)
+            key = self._keys.get(name)
+            if key is None:
+                key = self._keys[name] = Key(name, self.rate.bucket() if self.rate is not None else None)
+        else:  # forgotten meanwhile, perhaps, or another one of that name has come
+            key = self._keys.setdefault(job.key.name, job.key)
+        job.key = key
         if key.jobs or key.running >= self.per_key or self._delay_s(key) > 0:
             key.jobs.append(job)
             self.waiting += 1
@@ -84,13 +102,14 @@ class Keys:
         """The job's call has ended for good, or it gives its place back while it is parked."""
         if not job.has_place:
             return
-        key = self._keys[job.key]
+        key = job.key
+        assert key is not None
         job.has_place = False
         key.running -= 1
         if key.jobs:
             self._next(key)
         elif self._is_idle(key):
-            del self._keys[job.key]
+            del self._keys[key.name]
         elif len(self._keys) > self._sweep_at:
             self._keys = {name: kept for name, kept in self._keys.items() if not self._is_idle(kept)}
             self._sweep_at = max(MAX_QUIET_KEYS, 2 * len(self._keys))
@@ -99,14 +118,13 @@ class Keys:
     def top(self) -> str:
         """The key with the most jobs waiting, as text; "" if none waits. Any thread may ask: it may miss some."""
         name, most = "", 0
-        for job_key, key in list(self._keys.items()):
-            if len(key.jobs) > most and isinstance(job_key, tuple):
-                name, most = repr(job_key[0])[:MOST_KEY_CHARS], len(key.jobs)
+        for key in list(self._keys.values()):
+            if len(key.jobs) > most:
+                name, most = repr(key.name.value)[:MOST_KEY_CHARS], len(key.jobs)
         return name
 
-    def pause(self, job_key: object, until_s: float) -> None:
+    def pause(self, key: Key | None, until_s: float) -> None:
         """No job of this key starts before `until_s`."""
-        key = self._keys.get(job_key)
         if key is not None:
             key.paused_until_s = max(key.paused_until_s, until_s)
 
@@ -117,16 +135,15 @@ class Keys:
             self.waiting -= len(key.jobs) - len(kept)
             key.jobs = kept
 
-    def paused_s_left(self, job_key: object) -> float:
+    def paused_s_left(self, key: Key | None) -> float:
         """Seconds for which this key is paused."""
-        key = self._keys.get(job_key)
         return 0.0 if key is None else max(0.0, key.paused_until_s - self.scope.clock())
 
-    def _delay_s(self, key: _Key) -> float:
+    def _delay_s(self, key: Key) -> float:
         delay = max(key.free_at_s, key.paused_until_s) - self.scope.clock()
         return delay if delay > 1e-9 else 0.0
 
-    def _give_place(self, key: _Key, job: Job) -> None:
+    def _give_place(self, key: Key, job: Job) -> None:
         key.running += 1
         job.has_place = True
         if key.bucket is not None:
@@ -134,7 +151,7 @@ class Keys:
             key.bucket.reserve(now, job.key_weight)
             key.free_at_s = now + key.bucket.delay_s(now)
 
-    def _next(self, key: _Key) -> None:
+    def _next(self, key: Key) -> None:
         """Enqueue the key's jobs as far as its number, rate and pause allow it."""
         while key.jobs and key.running < self.per_key and key.timer is None:
             if (delay := self._delay_s(key)) > 0:
@@ -145,11 +162,11 @@ class Keys:
             self._give_place(key, job)
             self.enqueue(job)
 
-    def _due(self, key: _Key) -> None:
+    def _due(self, key: Key) -> None:
         key.timer = None
         self._next(key)
 
-    def _is_idle(self, key: _Key) -> bool:
+    def _is_idle(self, key: Key) -> bool:
         """True if there is nothing to remember: a bucket that is not full again would be forgotten too early."""
         if key.running or key.jobs or self._delay_s(key) > 0:
             return False
