@@ -144,6 +144,21 @@ def dies_once(item: tuple[int, str]) -> int:
     return n
 
 
+def forks_at_3(item: tuple[int, str, bool]) -> int:
+    """At item 3 it leaves a process behind; `dies`: and ends, the first time."""
+    n, path, dies = item
+    if n == 3 and not os.path.exists(path):
+        child = os.fork()
+        if not child:
+            time.sleep(30)
+            os._exit(0)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(child))
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
 def yields_then_dies(n: int) -> Any:
     yield n
     time.sleep(0.02)

@@ -254,6 +254,18 @@ def test_results_that_are_out_when_a_process_dies_are_not_given_twice():
     assert {item: type(error) for item, error in failures.items()} == {1: HostDied}
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_process_is_gone_when_it_has_ended_though_a_child_of_its_own_holds_its_socket(tmp_path, dies):
+    path = tmp_path / "grandchild"
+    started = time.perf_counter()
+    try:
+        chain = flow([(n, str(path), dies) for n in range(8)]).map(kit.forks_at_3, on="process", concurrency=2)
+        assert chain.collect() == [*range(8)]
+        assert time.perf_counter() - started < 4
+    finally:
+        os.kill(int(path.read_text()), signal.SIGKILL)
+
+
 def test_processes_that_die_at_their_start_end_the_run(monkeypatch):
     from overlapped._engine.links import ProcessLink
 

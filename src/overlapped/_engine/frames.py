@@ -116,6 +116,7 @@ class Wire:
         self._unsent: deque[memoryview] = deque()
         self._is_closed = False
         self._has_more = False  # to read, in the next turn of the loop
+        self._is_last = False  # what is there now is all that will come
         loop.add_reader(sock.fileno(), self._readable)
         if receiver is not None:
             loop.call_soon(self._received, 0)
@@ -167,7 +168,9 @@ class Wire:
             try:
                 count = self._sock.recv_into(self._receiver.room())
             except (BlockingIOError, InterruptedError):
-                return
+                if not self._is_last:
+                    return
+                count = 0
             except OSError:  # killed in the middle of something
                 count = 0
             if not count:
@@ -182,6 +185,11 @@ class Wire:
             self._on_frame(about, values)
             if self._is_closed:
                 return
+
+    def end(self) -> None:
+        """Whoever was at the other end has ended, though somebody may hold it open: read what is there, then end."""
+        self._is_last = True
+        self._read_soon()
 
     async def drained(self) -> None:
         """Wait until the other end has taken all."""

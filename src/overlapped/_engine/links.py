@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 REAP_S: Final = (0.001, 0.05)
 """How soon to look again whether a process that hung up has ended, first and later."""
 
+WATCH_S: Final = 0.5
+"""So often to look whether a process has ended without hanging up: what it has forked may hold its socket open."""
+
 AHEAD_S: Final = 0.004
 """So much work lies ready in a host beyond what it runs: it covers the way there and back."""
 
@@ -97,6 +100,7 @@ class ProcessLink:
         finally:
             theirs.close()
         self._wire = Wire(ours, loop, on_frame, self._ended)
+        self._watch = loop.call_later(WATCH_S, self._look)
 
     @property
     def ahead_s(self) -> float:
@@ -121,7 +125,14 @@ class ProcessLink:
         """End it at once."""
         self._process.kill()
 
+    def _look(self) -> None:
+        if self._process.poll() is None:
+            self._watch = self._loop.call_later(WATCH_S, self._look)
+        else:
+            self._wire.end()
+
     def _ended(self) -> None:
+        self._watch.cancel()
         self._reap(REAP_S[0])
 
     def _reap(self, again_s: float) -> None:
