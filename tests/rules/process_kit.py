@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import signal
 import threading
 import time
@@ -117,6 +118,20 @@ def naps_through_signals(n: float) -> float:
     """As a call into C that never comes back."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     time.sleep(n)
+    return n
+
+
+def keeps_the_interpreter() -> None:
+    """For hours: no other thread gets a turn."""
+    re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+def falls_silent_at_3(item: tuple[int, str]) -> int:
+    n, how = item
+    if n == 3 and how == "is stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif n == 3:
+        keeps_the_interpreter()
     return n
 
 

@@ -332,6 +332,16 @@ def test_a_call_that_cannot_be_cancelled_loses_its_process(monkeypatch):
     assert {item: type(error) for item, error in failures.items()} == {30.0: CallTimeout}
 
 
+@pytest.mark.parametrize("how", ["keeps the interpreter", "is stopped"])
+def test_a_call_whose_process_can_say_nothing_is_timed_out_too(monkeypatch, how):
+    monkeypatch.setattr(hosts, "CANCEL_S", 0.1)
+    monkeypatch.setattr(hosts, "SILENT_S", 0.3)
+    chain = flow([(n, how) for n in range(8)]).map(kit.falls_silent_at_3, on="process", concurrency=1, timeout_s=0.2)
+    values, failures = kept(chain)
+    assert values == [n for n in range(8) if n != 3]
+    assert [type(error) for error in failures.values()] == [CallTimeout]
+
+
 def test_nothing_is_called_for_an_empty_flow():
     assert flow(range(10)).map(kit.double, on="process").take(0).collect() == []
     assert flow([]).map(kit.double, on="process").collect() == []

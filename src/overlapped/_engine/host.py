@@ -96,12 +96,14 @@ class Host:
     __slots__ = (
         "cancelled",
         "emitted",
+        "heard_s",
         "in_flight",
         "is_alone",
         "is_condemned",
         "is_held",
         "is_ready",
         "is_reserved",
+        "is_silent",
         "link",
         "may_run",
         "place",
@@ -119,9 +121,11 @@ class Host:
         self.is_reserved = False  # to be emptied for a group of suspects
         self.is_alone = False  # it has such a group, and gets nothing else
         self.is_condemned = False  # killed by us, for a call that did not stop
+        self.is_silent = False  # and for one that it could not tell of
         self.is_held = False  # one of its calls does not give way, and it can begin no other
         self.told = 0  # calls that it may make at once
         self.may_run = 0  # calls that it may be making: more than told for a while after that was lowered
+        self.heard_s = 0.0  # when it last said something, or got work while it had none
         self.in_flight = 0  # when its latest call started
         self.sent: dict[int, object] = {}  # the jobs it has not answered
         self.started: dict[int, float] = {}  # those known to run, on our clock

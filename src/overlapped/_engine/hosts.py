@@ -45,6 +45,10 @@ AHEAD_BYTES: Final = 2 * CHUNK_BYTES
 CANCEL_S: Final = 1.0
 """A plain call that was told to stop and goes on for so long loses its process."""
 
+SILENT_S: Final = 1.0
+"""A host that makes one call at a time tells of a long one within 20 ms. One that says nothing for so long cannot: its
+call keeps the interpreter, or the process is stopped. So from then on the time of that call runs."""
+
 DEAF_S: Final = 5.0
 """A host of many calls that does not even hear of a cancellation for so long is held up by one of them, and ended."""
 
@@ -75,6 +79,7 @@ class HostPort:
         on_broken: told when no host can work: the run is to end.
         on_cleanup_error: told of what was raised while a host closed its resources.
         on_message: told what a host has noticed: kind, text, and the line to write instead.
+        timeout_s: of one call. The caller sees to it, but where several lie in a host that says nothing.
         on_ahead: told how many jobs all hosts together hold beyond those they run.
         can_cancel: a call that runs can be ended.
         on_closed: called once, when no host is left.
@@ -92,6 +97,7 @@ class HostPort:
         on_broken: Callable[[BaseException], None],
         on_cleanup_error: Callable[[BaseException], None],
         on_message: Callable[[Literal["unyielding"], str, str], None],
+        timeout_s: float | None = None,
         on_ahead: Callable[[int], None] = lambda ahead: None,
         can_cancel: bool = True,
         on_closed: End | None = None,
@@ -108,6 +114,7 @@ class HostPort:
         self._on_broken = on_broken
         self._on_cleanup_error = on_cleanup_error
         self._on_message = on_message
+        self._timeout_s = timeout_s
         self._on_ahead = on_ahead
         self._can_cancel = can_cancel
         self._on_closed = on_closed
@@ -145,6 +152,8 @@ class HostPort:
     def open(self, deliver: Callable[[list[Outcome]], None]) -> None:
         """Be ready; hosts start when there are jobs for them."""
         self._deliver = deliver
+        if self._is_single and self._timeout_s is not None:
+            self._later(SILENT_S, self._end_silent)
 
     def put(self, jobs: list[tuple[int, object]]) -> None:
         """Queue the jobs and give them to hosts that have room."""
@@ -165,7 +174,14 @@ class HostPort:
 
     def running(self) -> list[Running]:
         """The calls that hosts have told of; those that were sent and may have begun have no start yet."""
-        return [Running(number, host.started.get(number, float("inf"))) for host in self._hosts for number in host.sent]
+        silent_since_s = self._now() - SILENT_S
+        calls = []
+        for host in self._hosts:
+            started = host.started
+            if self._is_single and len(host.sent) == 1 and not started and host.heard_s < silent_since_s:
+                started = dict.fromkeys(host.sent, host.heard_s + SILENT_S)
+            calls += [Running(number, started.get(number, math.inf)) for number in host.sent]
+        return calls
 
     def acknowledge(self, index: int, count: int) -> None:
         """Let a generator go on."""
@@ -341,6 +357,8 @@ class HostPort:
             host.is_alone = host.is_alone and bool(host.sent)
             return
         self._item_bytes = max(len(values) / len(jobs), 0.5 * self._item_bytes)
+        if not host.sent:
+            host.heard_s = self._now()
         host.sent.update(jobs)
         host.link.send(["run", [number for number, _ in jobs]], values)
 
@@ -355,6 +373,7 @@ class HostPort:
 
     def _heard(self, host: Host, about: list[Any], values: memoryview) -> None:
         """One frame. The methods that take it are named after what it is about."""
+        host.heard_s = self._now()
         getattr(self, f"_heard_{about[0]}")(host, *about[1:], values)
 
     def _heard_ready(self, host: Host, values: memoryview) -> None:
@@ -494,6 +513,16 @@ class HostPort:
             host.is_condemned = True
             host.link.kill()
 
+    def _end_silent(self) -> None:
+        """End hosts that must be in a call whose time is up: which one it is shows when each is called again alone."""
+        assert self._timeout_s is not None
+        silent_since_s = self._now() - SILENT_S - self._timeout_s
+        for host in self._hosts:
+            if len(host.sent) > 1 and not host.started and host.heard_s < silent_since_s and not host.is_condemned:
+                host.is_condemned = host.is_silent = True
+                host.link.kill()
+        self._later(SILENT_S, self._end_silent)
+
     def _gone(self, host: Host, how: str) -> None:
         """A host has ended: its jobs are answered, suspected, or to be called again."""
         self._hosts.remove(host)
@@ -508,11 +537,8 @@ class HostPort:
             del host.sent[number]
         if gone:
             self._deliver([Outcome(number, "error", asyncio.CancelledError(), now, now) for number in gone])
-        if host.is_condemned and not host.is_alone:
-            died = HostDied(f"{host.link.place}, which made this call, was ended, as another call in it did not stop")
-            begun = [number for number in host.sent if number in host.emitted]
-            self._queue.extendleft(job for job in reversed(host.sent.items()) if job[0] not in host.emitted)
-            self._deliver([Outcome(number, "error", died, now, now) for number in begun])
+        if host.is_condemned and (host.is_silent or not host.is_alone):
+            self._call_again(host)
         elif not host.is_ready:
             self._false_starts += 1
             error = HostDied(f"{host.link.place} ended with {how} before it was ready to work")
@@ -526,6 +552,18 @@ class HostPort:
             died = HostDied(f"{host.link.place}, which made this call, ended with {how}")
             self._suspect(host, [*host.sent], died)
         self._go_on()
+
+    def _call_again(self, host: Host) -> None:
+        """What a host had that was ended for one of its calls; if nobody knows which, each is called alone."""
+        died = HostDied(f"{host.link.place}, which made this call, was ended, as another call in it did not stop")
+        now = self._now()
+        begun = [number for number in host.sent if number in host.emitted]
+        again = [job for job in host.sent.items() if job[0] not in host.emitted]
+        if host.is_silent:
+            self._groups.extend([job] for job in again)
+        else:
+            self._queue.extendleft(reversed(again))
+        self._deliver([Outcome(number, "error", died, now, now) for number in begun])
 
     def _suspect(self, host: Host, numbers: list[int], error: BaseException, *, is_sure: bool = False) -> None:
         """One of these jobs killed its host, or cannot be read: each half is tried again alone.

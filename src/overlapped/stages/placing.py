@@ -109,6 +109,7 @@ class Placing:
                 on_broken=scope.abort,
                 on_cleanup_error=scope.cleanup_errors.append,
                 on_message=self._say,
+                timeout_s=self.crew.spec.timeout_s,
                 on_ahead=self._lie_ready,
                 can_cancel=room.can_cancel(self.described.kind),
                 on_closed=end,
