@@ -126,6 +126,12 @@ def keeps_the_interpreter() -> None:
     re.match(r"(a+)+$", "a" * 40 + "b")
 
 
+def says_where_and_keeps_the_interpreter(path: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}.")
+    keeps_the_interpreter()
+
+
 def falls_silent_at_3(item: tuple[int, str]) -> int:
     n, how = item
     if n == 3 and how == "is stopped":

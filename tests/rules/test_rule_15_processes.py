@@ -299,6 +299,24 @@ def test_no_process_is_left_when_the_run_itself_is_killed(tmp_path):
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only its kernel ends a process with the one that started it")
+def test_a_process_whose_call_keeps_the_interpreter_ends_with_its_run(tmp_path):
+    path = tmp_path / "pid"
+    code = f"""
+        from overlapped import flow
+        from tests.rules import process_kit as kit
+
+        flow([{str(path)!r}]).map(kit.says_where_and_keeps_the_interpreter, on="process").collect()
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)]) as run:
+        try:
+            wait_until(lambda: path.exists() and path.read_text().endswith("."))
+        finally:
+            run.terminate()
+    pid = int(path.read_text()[:-1])
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
 # -- the end, time-outs -----------------------------------------------------------------------------------
 
 
