@@ -116,6 +116,35 @@ async def test_items_are_not_looked_into(lane: str) -> None:
     assert isinstance(error, Boom)
 
 
+class Unbound:
+    """As a proxy outside of its context: it does not even say of what class it is."""
+
+    @property  # type: ignore[misc]  # mypy: `object` lets it be set
+    def __class__(self) -> Any:
+        raise RuntimeError("working outside of its context")
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise AssertionError("asked for its length")
+
+
+class Bytes(bytes):
+    def __len__(self) -> int:
+        raise AssertionError("asked for its length")
+
+
+@child(kind=["unbound", "text", "bytes"], ordered=[True, False])
+async def test_items_in_threads_need_not_say_what_they_are(kind: str, ordered: bool) -> None:
+    odd: Any = {"unbound": Unbound, "text": Text, "bytes": Bytes}[kind]
+    options = {"on": "thread", "ordered": ordered}
+    chain = flow([odd() for _ in range(50)]).map(same, **options).filter(lambda item: True, **options)
+    got = await chain.skip(1).catch(Boom).take(45).batch().map(same, **options).acollect()
+    assert [type(item) for batch in got for item in batch] == [odd] * 45
+
+
 @child(lane=LANES)
 async def test_exceptions_that_are_results_are_values(lane: str) -> None:
     values = [Boom(1), StopIteration(2), KeyboardInterrupt(), asyncio.CancelledError(), None, NotImplemented, Ellipsis]

@@ -12,7 +12,7 @@ import pytest
 
 from overlapped import AUTO, Overloaded, Retry, UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import Calls, Pulled, aoutcome, arriving, cap, flow, in_lane, now_s, outcome
+from tests.rules.kit import Calls, Pulled, aoutcome, arriving, cap, fail_at, flow, in_lane, now_s, outcome
 
 
 def once(*items: Any) -> Any:
@@ -73,6 +73,20 @@ async def test_a_usage_error_is_never_tried_again():
     calls = Calls(service_s=0.0, fails=lambda n, _: UsageError("wrong"))
     await aoutcome(flow([1]).map(calls, retry=Retry(attempts=3, base_s=0.0)), on_failure="keep")
     assert len(calls.started) == 1
+
+
+def test_a_retry_that_cannot_be_asked_is_that_items_failure(lane, ordered):
+    class Meta(type):
+        def __instancecheck__(cls, error):
+            raise RuntimeError("not now")
+
+    class Odd(Exception, metaclass=Meta):
+        pass
+
+    fn = in_lane(lane, fail_at(2))
+    report = flow(range(5)).map(fn, on=lane, ordered=ordered, retry=Retry(exceptions=Odd)).run(on_failure="keep")
+    assert (report.items, [type(failure.error) for failure in report.failures]) == (4, [ValueError])
+    assert any("Retry(exceptions=...) raised RuntimeError" in note for note in report.failures[0].error.__notes__)
 
 
 @virtual

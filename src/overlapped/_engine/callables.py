@@ -147,7 +147,7 @@ def is_awaitable(value: object) -> bool:
     """True if `value` can be awaited; 0.05 us for the values that plain functions usually return."""
     if type(value) in PLAIN_TYPES:
         return False
-    return isinstance(value, Awaitable) or _is_iterable_coroutine(value)
+    return issubclass(type(value), Awaitable) or _is_iterable_coroutine(value)
 
 
 def is_for_loop(value: object, *, loop_first: bool = False) -> bool:
@@ -164,7 +164,7 @@ def is_generator(value: object) -> bool:
     """True for a generator or async generator object, not for an awaitable one."""
     if type(value) in PLAIN_TYPES:
         return False
-    return isinstance(value, GeneratorType | AsyncGeneratorType) and not _is_iterable_coroutine(value)
+    return type(value) in (GeneratorType, AsyncGeneratorType) and not _is_iterable_coroutine(value)
 
 
 def refuse_result(value: object, described: Described, lane: str, *, verb: str = "map") -> UsageError | None:
@@ -287,7 +287,7 @@ def _use(verb: str, name: str) -> str:
 
 def _is_iterable_coroutine(value: object) -> bool:
     """True for a generator object made by a `types.coroutine` function: it is there to be awaited."""
-    return isinstance(value, GeneratorType) and bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    return type(value) is GeneratorType and bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
 def _refuse_non_callable(value: object, verb: str) -> NoReturn:

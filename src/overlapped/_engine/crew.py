@@ -12,7 +12,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import close_unstarted
-from overlapped._engine.failure import Failure, add_note, as_value
+from overlapped._engine.failure import Failure, add_note, as_value, short
 from overlapped._engine.feed import EVERYTHING
 from overlapped._engine.foreign import explain_nested
 from overlapped._engine.handover import MAX_UNTAKEN_BYTES, Handover
@@ -187,7 +187,7 @@ class Crew(Handover):
             item = next(self.input)
             index = self.admitted
             self.admitted += 1
-            if not isinstance(item, Failure):
+            if type(item) is not Failure:
                 return Job(index, item)
             self.pass_by(index, item)
         return None
@@ -271,7 +271,7 @@ class Crew(Handover):
         """True if the failed batch was split in two and its halves are to be called: `job` holds the first."""
         batch = job.item
         retry = self.spec.retry
-        may_split = isinstance(error, TooLarge) or (retry is not None and retry.split and retry.is_retried(error))
+        may_split = isinstance(error, TooLarge) or (retry is not None and retry.split and self._is_retried(error))
         if not may_split or not self.spec.weighs or not isinstance(batch, list) or len(batch) < 2 or self.is_closed:
             return False
         middle = len(batch) // 2
@@ -341,7 +341,7 @@ class Crew(Handover):
                 self.drop(job)
         for late in [i for i in self.late if i > bound]:
             held = self.late.pop(late)
-            if isinstance(held, Tray):
+            if type(held) is Tray:
                 held.abandon()
         self.shape.drop_after(bound)
         self.shape.wake()
@@ -361,7 +361,7 @@ class Crew(Handover):
             return None
         if asked:
             self.pause(job, asked)
-        if retry is None or job.attempt >= retry.attempts or not retry.is_retried(error):
+        if retry is None or job.attempt >= retry.attempts or not self._is_retried(error):
             return None
         if job.has_emitted:
             return None  # what it has given cannot be taken back
@@ -370,6 +370,13 @@ class Crew(Handover):
         job.attempt += 1
         self.retries += 1
         return max(asked or 0.0, retry.delay_s(job.attempt - 1, self.scope.random.random()))
+
+    def _is_retried(self, error: BaseException) -> bool:
+        try:
+            return self.spec.retry is not None and self.spec.retry.is_retried(error)
+        except Exception as asked:  # noqa: BLE001 - the __instancecheck__ of the user's class; it must not hide `error`
+            add_note(error, f"overlapped: not tried again, as Retry(exceptions=...) raised {short(asked)}")
+            return False
 
     def pause(self, job: Job, seconds: float) -> None:
         """No call of this stage (of this key, where there are keys) starts for `seconds`."""

@@ -89,7 +89,7 @@ class Handover(Through):
         self.lent = len(chunk)
         self.handed_on += len(chunk)
         if self.untaken_bytes:
-            self.lent_bytes = sum(len(r) for r in chunk if isinstance(r, (bytes, str)))
+            self.lent_bytes = sum(len(r) for r in chunk if type(r) is bytes or type(r) is str)
         if self.spec.many:
             self.room_changed()
         self.ended = self.is_complete and not out
@@ -109,7 +109,7 @@ class Handover(Through):
             self.emit(index, result)
         elif index != self.head:
             tray = self.late.get(index)
-            if isinstance(tray, Tray):
+            if type(tray) is Tray:
                 tray.close(result)
             else:
                 self.late[index] = result
@@ -127,7 +127,7 @@ class Handover(Through):
         late = self.late
         while self.head in late:
             held = late[self.head]
-            if isinstance(held, Tray):
+            if type(held) is Tray:
                 self._emit_part(self.head, held.give())
                 if not held.is_closed:
                     return  # the head's own results go straight out from now on
@@ -138,11 +138,11 @@ class Handover(Through):
 
     def emit(self, index: int, result: object) -> None:
         """Let the outcome of item `index` go, whatever its turn."""
-        if result.__class__ not in _SPECIAL and self.marks is None and not self.spec.many:
+        if type(result) not in _SPECIAL and self.marks is None and not self.spec.many:
             self.out.append(result)
             return
         before = len(self.out)
-        if isinstance(result, Spread):
+        if type(result) is Spread:
             self.out.extend(result.items)
             if not self.spec.many:
                 self.released -= len(result.items)  # each is counted when it is taken; together they are one item
@@ -163,7 +163,7 @@ class Handover(Through):
             return None
         if self.spec.ordered and index != self.head:
             tray = self.late.get(index)
-            if not isinstance(tray, Tray):
+            if type(tray) is not Tray:
                 tray = self.late[index] = Tray()
             tray.items.extend(items)
             return tray
@@ -181,12 +181,12 @@ class Handover(Through):
     def on_tray(self, index: int) -> int:
         """Partial results of the call for `index` that wait for their turn."""
         tray = self.late.get(index)
-        return len(tray.items) if isinstance(tray, Tray) else 0
+        return len(tray.items) if type(tray) is Tray else 0
 
     def weigh_result(self, result: object) -> None:
         """Count the bytes of a result that nobody has taken yet."""
         self.weighed += 1
-        if isinstance(result, (bytes, str)):
+        if type(result) is bytes or type(result) is str:
             self.weight += len(result)
             self.untaken_bytes += len(result)
             if self.untaken_bytes >= MAX_UNTAKEN_BYTES:

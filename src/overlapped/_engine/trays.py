@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ DROPPED: Final = object()
 """In place of a result: there is none (a filter said no, a generator has ended)."""
 
 
+@final
 class Spread:
     """Many results that take one item's place at once, and what comes after them (a failure, or DROPPED)."""
 
@@ -26,6 +27,7 @@ class Spread:
         self.end = end
 
 
+@final
 class Tray:
     """Outputs of a streaming call that wait for their turn."""
 

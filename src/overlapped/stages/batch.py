@@ -91,7 +91,7 @@ class BatchFeed(Through):
                 self._close()
 
     def _add(self, item: object, mark: Mark, size: int) -> None:
-        if isinstance(item, Failure):
+        if type(item) is Failure:
             if (self.is_fatal or item.dead) and self.open:
                 self._close()  # results before a failure are delivered before it
             self.due.append(item)
@@ -99,7 +99,7 @@ class BatchFeed(Through):
             return
         self.open.append(item)
         self.open_mark += mark
-        if self.gathers and isinstance(item, (bytes, str)):
+        if self.gathers and (type(item) is bytes or type(item) is str):
             self.open_bytes += len(item)
         if len(self.open) >= size or self.open_bytes > MOST_BYTES:
             self._close()

@@ -61,7 +61,7 @@ class CatchFeed(Through):
         marks: list[Mark] = []
         for item, mark in beside(self.up, chunk):
             before = len(result)
-            if not isinstance(item, Failure) or item.dead:
+            if type(item) is not Failure or item.dead:
                 result.append(item)
             elif not self._handle(item, result):
                 self.halt()

@@ -137,7 +137,7 @@ class LandFeed(Through):
             self._break(error)
             self.up.halt()
         else:
-            values = [i for i, (item, _) in enumerate(marked) if not isinstance(item, Failure)]
+            values = [i for i, (item, _) in enumerate(marked) if type(item) is not Failure]
             for row, why in refused.items():
                 index = values[row]
                 item, mark = marked[index]
@@ -251,7 +251,7 @@ class LandFeed(Through):
         error: BaseException | None = None
         started_s, cpu_s = self.scope.clock(), time.thread_time()
         try:
-            rows = [item for item, _ in marked if not isinstance(item, Failure)]
+            rows = [item for item, _ in marked if type(item) is not Failure]
             if rows:
                 refused = self.writer.write(rows)
         except BaseException as raised:  # noqa: BLE001 - travels to the end of the flow

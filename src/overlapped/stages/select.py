@@ -40,7 +40,7 @@ class TakeFeed(Through):
             return []
         chunk = self.up.take(min(want, self.left))
         self.marks = self.up.marks
-        failures = sum(isinstance(item, Failure) for item in chunk)
+        failures = sum(type(item) is Failure for item in chunk)
         self.left -= len(chunk) - failures
         if failures:
             self.total += failures
@@ -79,7 +79,7 @@ class SkipFeed(Through):
             kept: list[object] = []
             marks: list[Mark] = []
             for item, mark in beside(self.up, chunk):
-                if self.left and not isinstance(item, Failure):
+                if self.left and type(item) is not Failure:
                     self.left -= 1
                     split(mark, into=0)
                 else:

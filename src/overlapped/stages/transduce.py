@@ -42,7 +42,7 @@ class SendFeed(Through):
         result: list[object] = []
         try:
             for item in chunk:
-                if isinstance(item, Failure):
+                if type(item) is Failure:
                     result.append(item)
                 else:
                     result.append(self._begun().send(item))
@@ -116,7 +116,7 @@ class _Inbox:
             if chunk is None:
                 return
             for item in chunk:
-                if isinstance(item, Failure):
+                if type(item) is Failure:
                     self.pass_by(item)
                     if item.dead:
                         return
@@ -149,7 +149,7 @@ class _AsyncInbox:
                 await self.waiter
                 continue
             for item in chunk:
-                if isinstance(item, Failure):
+                if type(item) is Failure:
                     self.pass_by(item)
                     if item.dead:
                         return
