@@ -182,7 +182,7 @@ def forks_at_3(item: tuple[int, str, bool]) -> int:
 
 def yields_then_dies(n: int) -> Any:
     yield n
-    time.sleep(0.02)
+    time.sleep(0.2)
     if n == 1:
         os._exit(3)
     yield n
