@@ -260,7 +260,7 @@ class _Iterable:
         return self.pulled.items()
 
 
-class _File(io.IOBase):
+class _File(io.StringIO):
     """An open file, as far as a source can tell: pulled on the loop."""
 
     def __init__(self, pulled: Pulled) -> None:

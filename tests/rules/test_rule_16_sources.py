@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
+import os
 import pathlib
+import socket
 import sqlite3
 import threading
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from overlapped import UsageError
-from tests.rules.kit import Pulled, fail_at, flow, in_lane, outcome, same
+from tests.rules.kit import LONG_S, Pulled, fail_at, flow, in_lane, outcome, same
 
 
 class Traced:
@@ -77,6 +79,33 @@ def test_an_open_file_is_pulled_on_the_loop_and_not_closed(tmp_path, way):
         assert flow(lines).take(1).collect() == ["a\n"]
         assert not lines.closed
         assert lines.readline() == "b\n"  # exactly one line was read
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_may_wait_is_no_open_file_and_is_read_in_a_thread(kind, way):
+    if kind == "pipe":
+        reader, writer = os.pipe()
+        lines, say = os.fdopen(reader), os.fdopen(writer, "w")
+    else:
+        here, there = socket.socketpair()
+        with here, there:
+            lines, say = here.makefile(), there.makefile("w")
+    names: list[str] = []
+    lifeline = threading.Timer(LONG_S, say.close)  # whoever waits for more than one line on the loop hangs until then
+
+    def answer(line):
+        names.extend(thread.name for thread in threading.enumerate())
+        say.close()
+        return line.strip()
+
+    with lines, say:
+        say.write("a\n")
+        say.flush()
+        lifeline.start()
+        assert outcome(flow(lines).map(answer, on="inline"), way) == (["a"], None)
+        lifeline.cancel()
+        assert not lines.closed
+    assert "overlapped:TextIOWrapper" in names
 
 
 def test_any_other_iterator_has_one_thread_for_its_whole_life(way):

@@ -89,7 +89,7 @@ class Buffered(Feed):
 
 
 class LoopFeed(Feed):
-    """Containers, ranges and open files: pulled on the loop, since their next item never waits long."""
+    """Containers, ranges and regular files: pulled on the loop, since their next item never waits long."""
 
     def __init__(self, source: Iterable[object], name: str, *, is_free: bool = False) -> None:
         self.is_free = is_free

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import stat
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +48,7 @@ class Source:
         Raises:
             UsageError: an earlier run has used it, or it has come to its end.
         """
-        if self.is_one_shot and self._kind != "file" and (self._is_used or _is_used_up(self._value)):
+        if self.is_one_shot and self._kind not in ("file", "stream") and (self._is_used or _is_used_up(self._value)):
             raise UsageError(
                 f"flow({self.name}): this {type(self._value).__name__} has been used already and cannot start "
                 f"again; give a function that makes it: write flow(fn)"
@@ -74,13 +75,15 @@ class Source:
             return task_feed(value, self.name, scope)
         if self._kind == "function":
             return FunctionFeed(value, self.name, scope)
-        return ThreadFeed(lambda: value, self.name, scope, closes=self.is_one_shot)
+        closes = self.is_one_shot and self._kind != "stream"
+        return ThreadFeed(lambda: value, self.name, scope, closes=closes)
 
     def explain(self) -> str:
         """How it will be pulled."""
         how = {
             "container": "pulled on the loop",
             "file": "pulled on the loop, not closed",
+            "stream": "read in a thread of its own, not closed",
             "async": "iterated by a task of its own",
             "async function": "called and iterated by a task of its own",
             "function": "called and iterated in a thread of its own",
@@ -107,7 +110,7 @@ def _kind_of_source(value: object) -> str:
             _refuse_used_up(value, name)
             return "async"
         if isinstance(value, io.IOBase):
-            return "file"
+            return "file" if _never_waits(value) else "stream"
         if type(value) in ON_THE_LOOP:
             return "container"
         if hasattr(value, "__iter__") or hasattr(value, "__getitem__"):
@@ -120,6 +123,16 @@ def _kind_of_source(value: object) -> str:
         )
     _refuse_parameters(value, name)
     return "async function" if kind_of(value) in ("coroutine", "async_generator", "tornado") else "function"
+
+
+def _never_waits(file: io.IOBase) -> bool:
+    """True for a regular file, and for one in memory; a pipe, a socket or a terminal may wait for ever."""
+    if isinstance(file, (io.StringIO, io.BytesIO)):
+        return True
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except Exception:  # noqa: BLE001 - it is closed, has no descriptor, or is of a class of the user's own
+        return False
 
 
 def _refuse_parameters(fn: Callable[..., object], name: str) -> None:
