@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from overlapped import UsageError
-from tests.rules.kit import LONG_S, Pulled, fail_at, flow, in_lane, outcome, same
+from overlapped.testing import virtual
+from tests.rules.kit import LONG_S, Pulled, fail_at, flow, in_lane, outcome, same, timed
 
 
 class Traced:
@@ -116,6 +117,32 @@ def test_any_other_iterator_has_one_thread_for_its_whole_life(way):
     assert thread != threading.get_ident()
     assert traced.threads[0][0] == "iter"
     assert traced.threads[-1][0] == "close"
+
+
+def test_an_iterator_that_an_async_function_gives_has_that_thread_too(way):
+    traced = Traced()
+
+    async def query():
+        await asyncio.sleep(0)
+        return traced
+
+    values, error = outcome(flow(query), way)
+    assert (values, error) == (list(range(20)), None)
+    (thread,) = {thread for _, thread in traced.threads}
+    assert thread != threading.get_ident()
+    assert traced.threads[-1][0] == "close"
+    assert [what for what, _ in traced.threads].count("close") == 1
+
+
+@virtual
+async def test_a_container_that_an_async_function_gives_is_pulled_without_a_thread():
+    async def query():
+        await asyncio.sleep(3)
+        return [0, 1, 2]
+
+    before = threading.enumerate()
+    assert await timed(flow(query).tap(lambda n: None, on="inline")) == [(0, 3.0), (1, 3.0), (2, 3.0)]
+    assert threading.enumerate() == before
 
 
 @pytest.mark.parametrize("ending", ["break", "take", "failure"])

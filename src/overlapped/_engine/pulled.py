@@ -275,6 +275,7 @@ class TaskFeed(Buffered):
         self._scope = scope
         self._order = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
+        self.on_sync: Callable[[object], None] | None = None
 
     def go_on(self) -> None:
         """Start the task, or wake it."""
@@ -304,6 +305,9 @@ class TaskFeed(Buffered):
         self.began_s = self.clock()
         try:
             source = await self._make()
+            if self.on_sync is not None and not hasattr(source, "__aiter__"):
+                self.on_sync(source)
+                return
             iterator = source.__aiter__()
             while not self.is_finished:
                 while self.produced >= self.allowed:

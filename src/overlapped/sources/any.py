@@ -62,7 +62,7 @@ class Source:
     def feed(self, scope: Scope) -> Feed:
         """The feed of one run."""
         from overlapped._engine.pulled import LoopFeed, ThreadFeed
-        from overlapped.sources.made import FunctionFeed, task_feed
+        from overlapped.sources.made import AsyncFeed, FunctionFeed
 
         self.check_usable()
         self._is_used = True
@@ -70,9 +70,9 @@ class Source:
         if self._kind in ("container", "file"):
             return LoopFeed(value, self.name, is_free=self._kind == "container")
         if self._kind == "async":
-            return task_feed(lambda: value, self.name, scope)
+            return AsyncFeed(lambda: value, self.name, scope)
         if self._kind == "async function":
-            return task_feed(value, self.name, scope)
+            return AsyncFeed(value, self.name, scope)
         if self._kind == "function":
             return FunctionFeed(value, self.name, scope)
         closes = self.is_one_shot and self._kind != "stream"
@@ -85,7 +85,7 @@ class Source:
             "file": "pulled on the loop, not closed",
             "stream": "read in a thread of its own, not closed",
             "async": "iterated by a task of its own",
-            "async function": "called and iterated by a task of its own",
+            "async function": "called by a task of its own, which iterates what is async",
             "function": "called and iterated in a thread of its own",
             "iterable": "iterated in a thread of its own",
         }

@@ -5,27 +5,28 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from overlapped._engine.pulled import TaskFeed, ThreadFeed
+from overlapped._engine.pulled import Buffered, LoopFeed, TaskFeed, ThreadFeed
 from overlapped.errors import UsageError
+from overlapped.sources.any import ON_THE_LOOP
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from overlapped._engine.feed import Feed
     from overlapped._engine.scope import Scope
 
 
-class FunctionFeed(ThreadFeed):
-    """What a function makes: iterated in the thread that called it, or by a task if it is async."""
+class MadeFeed(Buffered):
+    """What is there only when the run has begun: once it is made, another feed may be the one to pull it."""
 
-    def __init__(self, make: Callable[[], Any], name: str, scope: Scope) -> None:
-        super().__init__(lambda: _checked(make(), name), name, scope)
-        self._other: Feed | None = None
-        self.on_async = self._hand_over
+    _other: Feed | None = None
 
-    def _hand_over(self, source: object) -> None:
-        self._other = task_feed(lambda: source, self.name, self._scope)
-        self._other.listen(self._heard)
+    def hand_over(self, other: Feed) -> None:
+        """Let `other` pull it from now on."""
+        self.ended_s = self.clock()
+        self.is_listening = False  # that this one has finished is not the end
+        self._other = other
+        other.listen(self._heard)
         self.notify()
 
     def _heard(self) -> None:
@@ -53,22 +54,35 @@ class FunctionFeed(ThreadFeed):
             self._other.drain()
 
 
-def task_feed(make: Callable[[], Any], name: str, scope: Scope) -> TaskFeed:
-    """What `make()` gives, awaited first if it can be, iterated by a task."""
+class FunctionFeed(MadeFeed, ThreadFeed):
+    """What a function makes: iterated in the thread that called it, or by a task if it is async."""
 
-    async def started() -> AsyncIterator[object]:
-        made = make()
-        if inspect.isawaitable(made) and not hasattr(made, "__aiter__"):
-            made = await made
-        made = _checked(made, name)
-        return made if hasattr(made, "__aiter__") else _as_async(made)
+    def __init__(self, make: Callable[[], Any], name: str, scope: Scope) -> None:
+        super().__init__(lambda: _checked(make(), name), name, scope)
+        self.on_async = self._found_async
 
-    return TaskFeed(started, name, scope)
+    def _found_async(self, source: object) -> None:
+        self.hand_over(AsyncFeed(lambda: source, self.name, self._scope))
 
 
-async def _as_async(items: Any) -> AsyncIterator[object]:
-    for item in items:
-        yield item
+class AsyncFeed(MadeFeed, TaskFeed):
+    """What `make()` gives, awaited first if it can be: iterated by the task that called it, or in a thread if sync."""
+
+    def __init__(self, make: Callable[[], Any], name: str, scope: Scope) -> None:
+        async def started() -> Any:
+            made = make()
+            if inspect.isawaitable(made) and not hasattr(made, "__aiter__"):
+                made = await made
+            return _checked(made, name)
+
+        super().__init__(started, name, scope)
+        self.on_sync = self._found_sync
+
+    def _found_sync(self, source: Any) -> None:
+        if self.is_finished:
+            return  # it was drained or halted, whatever the function made of that
+        is_free = type(source) in ON_THE_LOOP
+        self.hand_over(LoopFeed(source, self.name) if is_free else ThreadFeed(lambda: source, self.name, self._scope))
 
 
 def _checked(made: Any, name: str) -> Any:
