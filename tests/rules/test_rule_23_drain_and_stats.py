@@ -15,6 +15,7 @@ import pytest
 from overlapped import Rate, Report, Retry, RunRecord, StageRecord
 from overlapped.testing import virtual
 from tests.rules.kit import (
+    LONG_S,
     Calls,
     Pulled,
     arriving,
@@ -86,6 +87,28 @@ async def test_drain_flushes_open_batches():
             batches.append(batch)
             items.drain()
     assert [n for batch in batches for n in batch] == list(range(pulled.count))
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+def test_drain_before_a_source_function_has_returned_pulls_nothing_of_what_it_gives(kind):
+    pulled = Pulled(total=100)
+    is_called, may_return = threading.Event(), threading.Event()
+
+    def make():
+        is_called.set()
+        assert may_return.wait(LONG_S)
+        return pulled.of(kind)
+
+    async def main():
+        async with flow(make).map(same).open() as items:
+            await asyncio.to_thread(is_called.wait, LONG_S)
+            items.drain()
+            may_return.set()
+            assert [n async for n in items] == []
+        return items.report.record.state
+
+    assert asyncio.run(main()) == "stopped"
+    assert pulled.count == 0
 
 
 async def same_async(item):

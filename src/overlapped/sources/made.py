@@ -62,7 +62,10 @@ class FunctionFeed(MadeFeed, ThreadFeed):
         self.on_async = self._found_async
 
     def _found_async(self, source: object) -> None:
-        self.hand_over(AsyncFeed(lambda: source, self.name, self._scope))
+        if self._is_stopped:
+            self._finish()
+        else:
+            self.hand_over(AsyncFeed(lambda: source, self.name, self._scope))
 
 
 class AsyncFeed(MadeFeed, TaskFeed):
