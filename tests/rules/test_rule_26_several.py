@@ -193,6 +193,72 @@ async def test_a_failure_stands_for_its_whole_row_of_a_zip():
     assert (values, repr(error)) == ([(0, 10)], "ValueError(1)")
 
 
+async def idle(*first):
+    """These items at once, then nothing for very long."""
+    for item in first:
+        yield item
+    await asyncio.sleep(1e6)
+    yield "late"
+
+
+async def broken_after(*first):
+    for item in first:
+        yield item
+    raise KeyError("broken")
+
+
+@pytest.mark.parametrize("bad_first", [True, False])
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("mode", ["raise", "keep"])
+@virtual
+async def test_a_dead_source_of_a_zip_is_told_at_once_after_the_rows_that_were_complete(bad_first, rows, mode):
+    pair = (broken_after(*range(rows)), idle(*range(rows)))
+    values, error = await aoutcome(zip_(*(pair if bad_first else pair[::-1])), on_failure=mode)
+    assert (values, repr(error)) == ([(n, n) for n in range(rows)], "KeyError('broken')")
+    assert now_s() == 0.0
+
+
+@virtual
+async def test_a_failure_in_a_zip_does_not_wait_for_the_rest_of_its_row():
+    bad = flow([0, 1]).map(Calls(service_s=1.0, fails=lambda n, _: ValueError(n) if n == 1 else None))
+    values, error = await aoutcome(zip_(bad, idle(10)))
+    assert (values, repr(error), now_s()) == ([(0, 10)], "ValueError(1)", 1.0)
+    assert await zip_(idle(10), bad).catch(ValueError, stop=True).acollect() == [(10, 0)]
+    assert now_s() == 2.0
+
+
+@virtual
+async def test_a_failure_that_did_not_wait_still_stands_for_its_whole_row():
+    bad = flow(range(4)).map(Calls(service_s=0.1, fails=lambda n, _: ValueError(n) if n in (0, 2) else None))
+    chain = zip_(bad, arriving(1, 2, 3, 4), arriving(5, 5, 5, 9)).catch(ValueError, replace="failed")
+    assert await timed(chain) == [("failed", 0.1), ((1, 1, 1), 5.0), ("failed", 5.0), ((3, 3, 3), 9.0)]
+
+
+@virtual
+async def test_a_zip_runs_no_more_than_one_failure_ahead_of_its_slowest_source():
+    bad = Calls(service_s=0.1, fails=lambda n, _: ValueError(n))
+    async with zip_(flow(range(1000)).map(bad, concurrency=1), idle()).open(on_failure="keep") as items:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(items), 1e5)
+        assert items.stats().failed == 1
+    assert len(bad.started) <= cap(1) + 1
+
+
+@virtual
+async def test_a_dead_source_of_a_zip_is_told_though_its_row_has_failed_already():
+    bad = flow(range(3)).map(Calls(service_s=0.1, fails=lambda n, _: ValueError(n) if n == 1 else None))
+    for chain in (zip_(bad, broken_after(0)), zip_(bad, broken_after(0), idle(0))):
+        values, error = await aoutcome(chain, on_failure="keep")
+        assert (len(values), repr(error)) == (1, "KeyError('broken')")
+    assert now_s() < 1.0
+
+
+@virtual
+async def test_a_failure_beyond_the_shortest_source_of_a_zip_is_none_of_it():
+    bad = flow(range(3)).map(Calls(service_s=0.1, fails=lambda n, _: ValueError(n) if n == 2 else None))
+    assert await zip_([0, 1], bad).acollect() == [(0, 0), (1, 1)]
+
+
 @virtual
 async def test_a_catch_of_the_inner_flow_is_enough():
     bad = Calls(service_s=0.1, fails=lambda n, _: ValueError(n) if n == 1 else None)

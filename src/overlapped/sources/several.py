@@ -100,20 +100,47 @@ class ZipFeed(SeveralFeed):
     def __init__(self, ups: Sequence[Feed]) -> None:
         super().__init__(ups)
         self.held: list[deque[object]] = [deque() for _ in self.ups]
+        self.owes = [False] * len(self.ups)  # its item of a row that has failed is still to come
 
     def take(self, want: int) -> list[object]:
-        """As many tuples as all feeds have items for."""
-        for up, held in zip(self.ups, self.held, strict=True):
-            held.extend(up.take(want - len(held)) if want > len(held) else [])
+        """As many tuples as all feeds have items for; a failure does not wait for the rest of its row."""
+        for n, held in enumerate(self.held):
+            if want > len(held) and (not self.owes[n] or self._settled(n)):
+                held.extend(self.ups[n].take(want - len(held)))
         count = min((len(held) for held in self.held), default=0)
         result: list[object] = []
         for _ in range(min(count, want)):
             row = tuple(held.popleft() for held in self.held)
             # A failure stands for its whole row: the others' items have nobody to go with.
-            result.append(next((item for item in row if isinstance(item, Failure)), row))
-        if not result and any(up.ended and not held for up, held in zip(self.ups, self.held, strict=True)):
+            failures = [item for item in row if isinstance(item, Failure)]
+            result.append(max(failures, key=lambda failure: failure.dead, default=row))
+        if result or want <= 0:
+            return result
+        if any(up.ended and not held for up, held in zip(self.ups, self.held, strict=True)):
             self.halt()
-        return result
+            return []
+        return self._failed_row()
+
+    def _failed_row(self) -> list[object]:
+        """The failure of a row that is not complete, if there is one; no further ahead than one row of the others."""
+        failures = [held[0] for held in self.held if held and isinstance(held[0], Failure)]
+        failure = max(failures, key=lambda failure: failure.dead, default=None)
+        if failure is None or (any(self.owes) and not failure.dead):
+            return []
+        for n, held in enumerate(self.held):
+            if held:
+                held.popleft()
+            else:
+                self.owes[n] = True
+        return [failure]
+
+    def _settled(self, n: int) -> bool:
+        """Drop the item that this feed owes, if it is there: its row has gone."""
+        for item in self.ups[n].take(1):
+            self.owes[n] = False
+            if isinstance(item, Failure) and item.dead:
+                self.held[n].append(item)
+        return not self.owes[n]
 
 
 FEEDS = {"merge": MergeFeed, "concat": ConcatFeed, "zip_": ZipFeed}
