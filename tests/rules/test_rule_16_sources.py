@@ -16,7 +16,7 @@ import pytest
 
 from overlapped import UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import LONG_S, Pulled, fail_at, flow, in_lane, outcome, same, timed
+from tests.rules.kit import LONG_S, Pulled, concat, fail_at, flow, in_lane, merge, outcome, same, timed, zip_
 
 
 class Traced:
@@ -471,3 +471,30 @@ def test_two_flows_over_one_iterator_are_refused_in_the_second():
     assert first.collect() == [0]
     with pytest.raises(UsageError):
         second.collect()
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+@pytest.mark.parametrize("several", [merge, concat, zip_])
+def test_an_iterator_in_two_places_of_a_run_is_refused_before_it_is_pulled(several, kind, way):
+    pulled = Pulled(total=3)
+    chain = flow(pulled.of(kind))
+    _, error = outcome(several(chain, chain), way)
+    assert type(error) is UsageError
+    assert pulled.began == 0
+
+
+@virtual
+async def test_an_iterator_that_a_run_is_going_to_pull_is_refused_by_the_next_one():
+    chain = flow(Pulled(total=3).of("async generator"))
+    async with chain.open() as items:
+        with pytest.raises(UsageError, match="used already"):
+            await chain.acollect()
+        assert [n async for n in items] == [0, 1, 2]
+
+
+def test_an_iterator_that_a_run_did_not_touch_can_be_run_still(way):
+    pulled = Pulled(total=3)
+    chain = flow(pulled.of("generator"))
+    assert outcome(chain.take(0), way) == ([], None)
+    assert outcome(concat([7], chain).take(1), way) == ([7], None)
+    assert outcome(chain, way) == ([0, 1, 2], None)

@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import stat
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,12 +30,13 @@ ON_THE_LOOP: Final[tuple[type, ...]] = (
 class Source:
     """Where the items of a flow come from."""
 
-    __slots__ = ("_is_used", "_kind", "_value", "name")
+    __slots__ = ("_is_used", "_kind", "_run", "_value", "name")
 
     def __init__(self, value: object) -> None:
         self._value: Any = value
         self._kind = _kind_of_source(value)
-        self._is_used = False
+        self._is_used = False  # it has been pulled, or was about to be
+        self._run: weakref.ref[Scope] | None = None  # the last one that was to pull it
         self.name = _name(value)
 
     @property
@@ -46,9 +48,12 @@ class Source:
         """Refuse to run over an iterator again.
 
         Raises:
-            UsageError: an earlier run has used it, or it has come to its end.
+            UsageError: an earlier run has used it, another one is to use it, or it has come to its end.
         """
-        if self.is_one_shot and self._kind not in ("file", "stream") and (self._is_used or _is_used_up(self._value)):
+        if not self.is_one_shot or self._kind in ("file", "stream"):
+            return
+        run = None if self._run is None else self._run()
+        if self._is_used or _is_used_up(self._value) or (run is not None and not run.closing):
             raise UsageError(
                 f"flow({self.name}): this {type(self._value).__name__} has been used already and cannot start "
                 f"again; give a function that makes it: write flow(fn)"
@@ -65,18 +70,22 @@ class Source:
         from overlapped.sources.made import AsyncFeed, FunctionFeed
 
         self.check_usable()
-        self._is_used = True
+        self._run = weakref.ref(scope)
         value = self._value
         if self._kind in ("container", "file"):
             return LoopFeed(value, self.name, is_free=self._kind == "container")
         if self._kind == "async":
-            return AsyncFeed(lambda: value, self.name, scope)
+            return AsyncFeed(self._begun, self.name, scope)
         if self._kind == "async function":
             return AsyncFeed(value, self.name, scope)
         if self._kind == "function":
             return FunctionFeed(value, self.name, scope)
         closes = self.is_one_shot and self._kind != "stream"
-        return ThreadFeed(lambda: value, self.name, scope, closes=closes)
+        return ThreadFeed(self._begun, self.name, scope, closes=closes)
+
+    def _begun(self) -> Any:
+        self._is_used = True
+        return self._value
 
     def explain(self) -> str:
         """How it will be pulled."""
