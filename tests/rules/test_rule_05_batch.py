@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import threading
 import time
 from typing import Any
@@ -15,6 +16,15 @@ from overlapped.testing import virtual
 from tests.rules.kit import Calls, Pulled, aoutcome, arriving, flow, in_lane, now_s, outcome, same, timed
 
 # -- a size ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [sys.maxsize, sys.maxsize + 1, 10**30])
+@pytest.mark.parametrize("on_failure", ["raise", "keep"])
+def test_a_size_beyond_every_source_gives_all_items_in_one_batch(size, on_failure, source, way):
+    chains = [flow(Pulled(total=3).of(source)).map(same), flow([[0, 1], [2]]).flatten()]
+    for chain in chains:
+        assert outcome(chain.batch(size), way, on_failure=on_failure) == ([[0, 1, 2]], None)
+    assert outcome(flow(range(3)).batch(2).batch(size).take(1), way, on_failure=on_failure) == ([[[0, 1], [2]]], None)
 
 
 @pytest.mark.parametrize("total", [0, 1, 4, 5, 6, 10, 11])

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from overlapped._engine.failure import Failure, as_value
-from overlapped._engine.feed import SCAN_ROUNDS, Feed, Through
+from overlapped._engine.feed import EVERYTHING, SCAN_ROUNDS, Feed, Through
 from overlapped._engine.lineage import beside, split
 from overlapped._engine.tuning import Sizing
 from overlapped.control.auto import AUTO, Auto
@@ -35,7 +35,7 @@ class BatchFeed(Through):
     def __init__(self, up: Feed, scope: Scope, size: int | Auto, linger_s: float | None, *, is_fatal: bool) -> None:
         super().__init__(up)
         self.scope = scope
-        self.size = None if isinstance(size, Auto) else size
+        self.size = None if isinstance(size, Auto) else min(size, EVERYTHING)
         self.sizing = Sizing(size) if isinstance(size, Auto) else None
         self.gathers = self.sizing is not None
         self.open_bytes = 0
