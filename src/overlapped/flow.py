@@ -6,7 +6,7 @@ Over 400 lines, because every method is documented and typed in full here; each 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from overlapped.control.auto import AUTO, Auto
 from overlapped.errors import UsageError
@@ -43,6 +43,10 @@ C = TypeVar("C")
 D = TypeVar("D")
 
 OnFailure = Literal["raise", "keep"]
+
+MOST_NESTED: Final = 100
+"""Flows within flows: each costs three calls within calls, eight with a few stages between, and Python allows 1,000."""
+
 if TYPE_CHECKING:
     Made = Iterable[T] | AsyncIterable[T]
     AnySource = Made[T] | Callable[[], Made[T]] | Callable[[], Awaitable[Made[T]]]
@@ -144,6 +148,7 @@ class _Several:
     def __init__(self, how: str, flows: tuple[Flow[Any], ...]) -> None:
         self.how = how
         self.flows = flows
+        self.depth: int = 1 + max(one.depth for one in flows)
         self.name = f"{how}({', '.join(f.source_name for f in flows)})"
 
     def feed(self, scope: Scope) -> Feed:
@@ -170,7 +175,18 @@ def _several(how: str, sources: tuple[Any, ...]) -> _Several:
         one.refuse_sink(how)
         if one.factories:
             raise UsageError(f"{how}(): resources belong to the whole run; write {how}(...).using(...)")
-    return _Several(how, flows)
+    if how == "concat":
+        flows = tuple(part for one in flows for part in _concatenated(one))
+    made = _Several(how, flows)
+    if made.depth > MOST_NESTED:
+        raise UsageError(f"{how}(): it is nested more than {MOST_NESTED} deep; write {how}(*flows), of all at once")
+    return made
+
+
+def _concatenated(one: Flow[Any]) -> tuple[Flow[Any], ...]:
+    """What comes one after the other in it: a `concat` in a `concat` is one of all."""
+    source, stages = one._source, one._stages  # noqa: SLF001 - a class of this module
+    return source.flows if isinstance(source, _Several) and source.how == "concat" and not stages else (one,)
 
 
 class Flow(Generic[T_co]):
@@ -469,6 +485,11 @@ class Flow(Generic[T_co]):
     def source_name(self) -> str:
         """What the items come from, in a word."""
         return self._source.name
+
+    @property
+    def depth(self) -> int:
+        """How many flows of several sources it is made of, one within the other."""
+        return self._source.depth if isinstance(self._source, _Several) else 0
 
     @property
     def has_sink(self) -> bool:

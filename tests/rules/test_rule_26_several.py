@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 
 import pytest
@@ -303,6 +304,20 @@ def test_several_may_be_nested_and_run_again(several, way):
     assert error is None
     assert len(first) == (3 if several is zip_ else 12)
     assert outcome(chain, way)[0] == first or several is merge
+
+
+def test_a_concat_may_grow_by_one_flow_after_the_other(way):
+    chain = functools.reduce(concat, [flow([n]).map(same, on="inline") for n in range(400)])
+    for _ in range(2):
+        assert outcome(chain, way) == (list(range(400)), None)
+
+
+@pytest.mark.parametrize("several", [merge, zip_, lambda *flows: concat(*flows).map(same)])
+def test_several_nested_too_deep_are_refused_when_written(several, way):
+    deep = functools.reduce(several, [flow([n]) for n in range(101)])
+    assert outcome(deep, way)[1] is None
+    with pytest.raises(UsageError, match=r"write (merge|zip_|concat)\(\*flows\)"):
+        several(deep, [1])
 
 
 @pytest.mark.parametrize("several", [merge, concat, zip_])
