@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import sys
 import threading
@@ -13,7 +14,20 @@ import pytest
 
 from overlapped import AUTO, Overloaded, UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import Calls, Pulled, aoutcome, arriving, flow, in_lane, now_s, outcome, same, timed
+from tests.rules.kit import (
+    Calls,
+    Pulled,
+    aoutcome,
+    arriving,
+    concat,
+    fail_at,
+    flow,
+    in_lane,
+    now_s,
+    outcome,
+    same,
+    timed,
+)
 
 # -- a size ---------------------------------------------------------------------------------------------
 
@@ -313,3 +327,46 @@ def test_an_iterable_that_fails_half_way_keeps_what_it_gave(way):
 def test_empty_lists_flatten_to_nothing(way):
     values, error = outcome(flow([[] for _ in range(10_000)] + [[1]]).flatten(), way)
     assert (values, error) == ([1], None)
+
+
+@pytest.mark.parametrize("ending", ["take", "through", "failure", "inner take"])
+def test_the_generator_that_flatten_is_in_is_closed_when_the_flow_ends_early(ending, way):
+    pulled = [Pulled(), Pulled()]
+    chain = flow([p.of("generator") for p in pulled]).flatten()
+    gc.disable()  # a cycle collection would close it as well, some time
+    try:
+        if ending == "take":
+            assert outcome(chain.take(3), way) == ([0, 1, 2], None)
+        elif ending == "through":
+            assert outcome(chain.map(same, on="inline").through(first_two), way) == ([0, 1], None)
+        elif ending == "failure":
+            assert type(outcome(chain.map(fail_at(3), on="inline"), way)[1]) is ValueError
+        else:  # long before the run ends
+            closed = flow(lambda: [pulled[0].closed])
+            assert outcome(concat(chain.take(3), closed), way) == ([0, 1, 2, 1], None)
+        assert [(p.began, p.closed) for p in pulled] == [(1, 1), (0, 0)]
+    finally:
+        gc.enable()
+
+
+def first_two(items):
+    yield from itertools.islice(items, 2)
+
+
+def test_an_error_while_that_generator_is_closed_is_raised_at_the_end(way):
+    def lines():
+        try:
+            yield from range(5)
+        finally:
+            raise OSError("close")
+
+    values, error = outcome(flow([lines()]).flatten().take(2), way)
+    assert (values, repr(error)) == ([0, 1], "OSError('close')")
+
+
+def test_an_item_that_flatten_did_not_make_is_not_closed(tmp_path, way):
+    path = tmp_path / "lines"
+    path.write_text("a\nb\n")
+    with open(path) as lines:
+        assert outcome(flow([lines]).flatten().take(1), way) == (["a\n"], None)
+        assert lines.readline() == "b\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -197,6 +197,16 @@ class FlattenFeed(Through):
         if self.is_fatal or failure.dead:
             self.outer = iter(())
             self.halt()
+
+    def halt(self) -> None:
+        """Close the generator that it is in, and halt upstream."""
+        inner, self.inner = self.inner, iter(())
+        if isinstance(inner, Generator):
+            try:
+                inner.close()
+            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
+                self.scope.cleanup_errors.append(error)
+        super().halt()
 
 
 class Batch:
