@@ -101,8 +101,9 @@ def test_drain_before_a_source_function_has_returned_pulls_nothing_of_what_it_gi
 
     async def main():
         async with flow(make).map(same).open() as items:
-            await asyncio.to_thread(is_called.wait, LONG_S)
+            assert await asyncio.to_thread(is_called.wait, LONG_S)
             items.drain()
+            await settle()  # it comes by way of the loop
             may_return.set()
             assert [n async for n in items] == []
         return items.report.record.state
