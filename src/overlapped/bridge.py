@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import queue
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.loop import is_ours, run_to_end, running_loop
 from overlapped.errors import UsageError
@@ -14,6 +14,10 @@ from overlapped.running import Run
 
 if TYPE_CHECKING:
     from overlapped.running import Plan, RunOptions
+
+
+LOOK_S: Final = 0.5
+"""A signal that comes in the last moment before a thread waits does not wake it: it looks so often by itself."""
 
 
 class Bridge:
@@ -87,7 +91,11 @@ class Bridge:
     def fetch(self) -> list[object] | None:
         """Wait for the next chunk; None at the end."""
         self.tell(self._ask)
-        return self._answers.get()
+        while True:
+            try:
+                return self._answers.get(timeout=LOOK_S)
+            except queue.Empty:
+                continue
 
     def tell(self, call: Any) -> None:
         """Have `call()` called on the loop, if it still runs."""
@@ -154,7 +162,8 @@ class _Elsewhere:
     def result(self) -> Any:
         """Wait for it; Ctrl-C cancels it and is raised once nothing of it is left."""
         try:
-            self._thread.join()
+            while self._thread.is_alive():
+                self._thread.join(LOOK_S)
         except BaseException:
             if self._cancel is not None:
                 try:

@@ -6,6 +6,7 @@ A process that gevent has patched gets asyncio's: uvloop waits in C, where no gr
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -62,8 +63,8 @@ def refuse_where_it_hangs(loop: asyncio.AbstractEventLoop) -> None:
 class _Signalled:
     """What a signal handler of the user has raised: it ends the loop, as it ends any blocking call.
 
-    asyncio's loop lets it through; uvloop calls handlers from a callback of its own, whose errors only the loop's
-    exception handler is told of, and goes on.
+    asyncio's loop lets it through; uvloop calls handlers from a callback of its own, or the interpreter does in the
+    first lines of any other one, and of their errors only the loop's exception handler is told.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,7 +73,8 @@ class _Signalled:
 
     def _told(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, BaseException) and _READS_SIGNALS in context.get("message", ""):
+        reads = _READS_SIGNALS in context.get("message", "")
+        if isinstance(error, BaseException) and (reads or _is_of_handler(error)):
             self.error = error
             loop.set_exception_handler(None)  # what comes later is only printed
             loop.stop()
@@ -87,6 +89,16 @@ class _Signalled:
                 raise error
         finally:
             del error  # its traceback holds this frame
+
+
+def _is_of_handler(error: BaseException) -> bool:
+    """True if it was raised in a function that handles a signal."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers} - {None}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code not in codes:
+        trace = trace.tb_next
+    return trace is not None
 
 
 def run_to_end(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
