@@ -655,6 +655,32 @@ def test_a_cancellation_never_cuts_a_frame_in_two():
     assert sent == ["done"]
 
 
+def test_a_job_that_begins_while_it_is_looked_for_stops_no_process():
+    """The thread that listens looks through the jobs from which the main thread takes one."""
+    from overlapped._engine.parcels import main_origin, pack_function
+    from overlapped._engine.serving import Task
+    from overlapped._engine.single import OneByOne
+
+    class Begun(tuple[int, object]):
+        __slots__ = ()
+
+        def __getitem__(self, at):
+            host.jobs.popleft()
+            return super().__getitem__(at)
+
+    sent: list[object] = []
+
+    class Wire:
+        def send(self, about, values=b""):
+            sent.append(about)
+
+    work = Work(pack_function(kit.double, "", ""), (), "double", "map", "plain", False, main_origin(), [])
+    host = OneByOne(Wire(), Task(work), "process")  # type: ignore[arg-type]  # all that is used of a wire
+    host.jobs.extend([Begun((5, "a")), (6, "b"), (7, "c"), (8, "d")])
+    host._take(["cancel", 7], memoryview(b""), threading.get_ident())
+    assert sent == [["back", [6, 7, 8]]]
+
+
 def test_a_process_killed_while_it_opens_resources_is_replaced(tmp_path):
     items = [(n, str(tmp_path / "died")) for n in range(20)]
     chain = flow(items).map(kit.with_path, on="process", concurrency=1).using(connection=kit.DiesOnce(tmp_path))

@@ -244,5 +244,5 @@ class OneByOne:
             self.acks.append((number, -1))
             self.acked.set()
             signal.pthread_kill(main, signal.SIGUSR1)
-        elif any(job[0] == number for job in self.jobs):
+        elif any(job[0] == number for job in list(self.jobs)):  # the main thread takes from it meanwhile
             self.wire.send(["back", self._give_back()])
