@@ -51,6 +51,7 @@ PAGE_STYLE: Final = """
 @media print{.o-report{--line:#dfe3e8;--muted:#586171;--panel:#f5f6f8;--fail:#c0392b}}
 .o-report svg{display:block;width:100%;height:auto;min-width:30rem}
 .o-report .o-wide{overflow-x:auto}
+.o-report .o-two svg{min-width:26rem}
 .o-report .o-two{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:0 1rem}
 .o-report h1{font-size:1.4rem;line-height:1.3;margin:0}
 .o-report h2{font-size:1.05rem;margin:2.2rem 0 .5rem}
