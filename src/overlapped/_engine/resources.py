@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from asyncio import Task
     from collections.abc import Callable
 
-_MEAN_THE_END = (StopIteration, StopAsyncIteration, GeneratorExit, CancelledError)
-"""To whoever awaits or iterates; raised by a resource they must not (`as_value`)."""
-
 
 class Opened:
     """What one place has opened: closed from the last to the first, and an error of one keeps no other one open.
@@ -102,10 +99,10 @@ async def open_on_loop(factory: Callable[[], Any], name: str, opened: Opened) ->
             opened.push(name, lambda: _leave(made))
         else:
             opened.push(name, _closing(made))
-    except _MEAN_THE_END as error:
-        if _ends(task, error):
+    except BaseException as error:
+        if _ends(task, error) or (told := _as_value(error, name)) is error:
             raise
-        raise _as_value(error, name) from error
+        raise told from error
     return value
 
 
@@ -167,8 +164,10 @@ def open_blocking(factory: Callable[[], Any], name: str, opened: Opened) -> obje
             )
         is_entered = _has(made, "__enter__")
         value = made.__enter__() if is_entered else made
-    except _MEAN_THE_END as error:
-        raise _as_value(error, name) from error
+    except BaseException as error:
+        if (told := _as_value(error, name)) is error:
+            raise
+        raise told from error
     close = _method(made, "close") if value is made else None
     if close is not None:
         opened.push(name, _unless_closed(close) if is_entered else close)

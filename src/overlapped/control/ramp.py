@@ -128,7 +128,7 @@ class _Cohort:
         "done",
         "expected",
         "unbound",
-    )  # fmt: skip
+    )
 
     def __init__(
         self, now_s: float, limit: int, cpu_s: float | None, earlier: _Cohort | None = None, *, burst_s: float = 0.0
