@@ -62,6 +62,12 @@ def test_json_is_one_object_with_every_measure_of_every_model():
     assert ours["concurrency"] >= 1
 
 
+def test_without_progress_no_run_is_announced_and_the_table_still_comes():
+    done = overlapped(*QUICK, "-m", "polling", "--progress", "none")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "polling" in done.stdout
+
+
 def test_the_table_names_every_model_and_says_what_was_measured_on_a_part():
     done = overlapped(
         *("compare", "--requests", "40", "--delay", "0.2", "--repeat", "1", "-m", "blocking", "-m", "polling")

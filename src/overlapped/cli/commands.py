@@ -113,6 +113,11 @@ class Common:
     json: bool
     progress: str
 
+    @property
+    def view(self) -> str:
+        """The kind of view to make: `progress`, and "none" for those who want quiet."""
+        return "none" if self.quiet else self.progress
+
 
 def _common(command: Callable[..., Any], *, hidden: bool = False) -> Callable[..., Any]:
     """The options of `Common`, added to a command; on the group they work, too, without being listed."""

@@ -87,8 +87,7 @@ def raised_as_problem() -> Iterator[None]:
 
 def running_line(common: Common) -> Callable[[str], None]:
     """A function that says on stderr what is run next, unless nobody wants to know."""
-    is_silent = common.quiet or common.progress == "none"
-    return lambda what: None if is_silent else write_stderr(f"overlapped: {what}\n")
+    return lambda what: None if common.view == "none" else write_stderr(f"overlapped: {what}\n")
 
 
 def _crawl(asked: Asked, on_run: Callable[[str], None]) -> Result:

@@ -117,7 +117,7 @@ def _measure(urls: list[str], delay_s: float, folder: Path, common: Common, sign
     alone = _one_at_a_time(urls, folder, common)
     if not common.quiet:
         write_stderr(f"overlapped: now all {len(urls)} overlapped\n")
-    with make_view("none" if common.quiet else common.progress, "demo") as view:
+    with make_view(common.view, "demo") as view:
         outcome = execute(flow, view=view, signals=signals, on_failure="keep", max_failures=None, lines=False)
     return Shown(len(urls), delay_s, alone, outcome, _answer(database))
 

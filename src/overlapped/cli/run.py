@@ -59,7 +59,7 @@ def run_job(
     """Load the file, run its flow and return the exit code."""
     save = _saver(report, trace)
     with _live_page(dashboard, report) as page, Signals() as signals:
-        with make_view("none" if common.quiet else common.progress, target) as view:
+        with make_view(common.view, target) as view:
             flow = load_job(target, args)
             call_users(target, flow.check)
             if common.verbose:
