@@ -233,6 +233,33 @@ def test_an_outage_at_the_start_ends_the_ramp_only_for_a_while():
     assert limit >= 64
 
 
+def test_a_first_burst_that_was_told_to_wait_does_not_end_the_growth():
+    ramp = AUTO.controller()
+    for _ in range(8):
+        ramp.finished(Sample(0.002, 0.0, "ignore", 8, True, 1, 0.1))
+    for call in range(4):
+        ramp.finished(Sample(0.3 + 0.01 * call, 0.1, "ok", 8, True))
+    assert ramp.limit >= 16
+
+
+def test_a_service_that_the_first_calls_fill_is_told_soon():
+    """Its calls are all alike, so nothing slower is still to be seen: a long second round is a queue."""
+    got = simulate(AUTO.controller(), lambda: 1.0, servers=2, until_s=25)
+    assert got.held()[0] <= 10
+
+
+def test_a_crowd_that_runs_out_of_time_is_halved_not_cut_by_a_third():
+    ramp, now_s = Concurrency(start=64), 0.0
+    for call in range(200):
+        now_s = call * 0.001
+        ramp.finished(Sample(now_s, now_s - 0.1, "ok", 8, True))
+    before = ramp.limit
+    while ramp.limit >= before:
+        now_s += 0.001
+        ramp.finished(Sample(now_s, now_s - 1.0, "drop", 20, True))
+    assert ramp.limit <= before / 2
+
+
 def test_a_cut_happens_once_in_a_round_trip():
     ramp = Concurrency(start=100)
     for k in range(8):  # teaches the mean service time

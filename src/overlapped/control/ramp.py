@@ -85,16 +85,17 @@ class _Round(NamedTuple):
 class _Tally:
     """Sums over the calls that started in one round."""
 
-    __slots__ = ("drops", "in_flight", "oks", "peak", "service_s", "service_s2", "started_s")
+    __slots__ = ("drops", "ignored", "in_flight", "oks", "peak", "service_s", "service_s2", "started_s")
 
     def __init__(self) -> None:
-        self.oks = self.drops = self.peak = self.in_flight = 0
+        self.oks = self.drops = self.ignored = self.peak = self.in_flight = 0
         self.service_s = self.service_s2 = self.started_s = 0.0
 
     def add(self, sample: Sample, origin_s: float) -> None:
         """Count one finished call; start times are summed from `origin_s`, to keep their digits."""
         self.peak = max(self.peak, sample.in_flight)
         if sample.outcome == "ignore":
+            self.ignored += 1
             return
         service_s = sample.now_s - sample.started_s
         self.service_s += service_s
@@ -154,6 +155,11 @@ class _Cohort:
     def peak(self) -> int:
         """Most calls in flight that one of the cohort saw."""
         return self._tally.peak
+
+    @property
+    def is_mute(self) -> bool:
+        """True if its calls were told to wait, or failed, and none of them says anything about load."""
+        return bool(self._tally.ignored) and not self._tally.oks + self._tally.drops
 
     def flow_per_s(self, now_s: float, r0_s: float) -> float:
         """Calls finished per second since the round began; 0 if it is too young to tell."""
@@ -304,8 +310,10 @@ class Ramp:
         used, self._used = self._used, cohort.began_at
         result = cohort.result(now_s)
         self._flow_per_s = cohort.flow_per_s(now_s, self.r0_s) or self._flow_per_s
-        if result is None:
-            # Nothing measurable: calls that take no time, or say nothing. More of them would not help.
+        if cohort.is_mute:
+            pass  # what was known before still holds
+        elif result is None:
+            # Nothing measurable: calls that take no time. More of them would not help.
             self._may_grow = False
             self.reason = "hold:no-gain"
         elif not _was_used(cohort, result, used):
@@ -343,7 +351,7 @@ class Ramp:
             spread = math.sqrt(result.cv2 * (1 / result.calls + 1 / self._r0_count))
             if result.mean_s <= self.r0_s * (1 + max(_SAME, 2 * spread)):
                 self._pool_r0(result)  # no queue yet, so this too is service time at low load
-        if not result.is_long or earlier.lasted_s < 0.3 * result.lasted_s:
+        if not result.is_long or (self._most_cv2 >= _ALIKE_CV2 and earlier.lasted_s < 0.3 * result.lasted_s):
             return
         self._weak = self._weak + 1 if e < _GAIN else 0
         if self._weak and (e + 1.5 * se < _GAIN or (self._weak >= 2 and e + 0.7 * se < _GAIN) or self._weak >= 4):

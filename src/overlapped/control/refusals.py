@@ -1,7 +1,8 @@
 """When refused calls ("drop") cut a limit, and how it comes back.
 
 A cut needs a recent share of drops well above their usual share: isolated failures never cut. Calls
-turned away at the door tell where the ceiling is; time-outs only that there is too much: x0.7. After an
+turned away at the door tell where the ceiling is; time-outs that there is too much: x0.7, or down to the smallest
+crowd that one began in, but to no less than half. After an
 overload the limit waits long and comes back in small steps, the last of which is taken back when it is
 refused again; after an outage (no call succeeded at all) it comes back by doubling.
 """
@@ -26,12 +27,15 @@ _REFUSED_STEP = 0.03  # of the calls after a step up, above twice their usual sh
 class Refusals:
     """Tells overload from isolated failures by two running shares of dropped calls."""
 
-    __slots__ = ("_cut_at_s", "_long", "_lows", "_medium", "_oks", "_short", "evidence", "is_outage", "is_watching")
+    __slots__ = (
+        "_cut_at_s", "_late", "_long", "_lows", "_medium", "_oks", "_short", "evidence", "is_outage", "is_watching",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._short = self._medium = self._long = 0.0
         self._cut_at_s = -math.inf
         self._lows = [math.inf] * 3  # the smallest crowds that were turned away at the door
+        self._late = math.inf  # the smallest crowd that a call which timed out began in
         self._oks = 1
         self.evidence = ""
         self.is_watching = False  # after a drop, until it is forgotten
@@ -57,6 +61,8 @@ class Refusals:
             return None
         if sample.now_s - sample.started_s < mean_s / 2:  # turned away at the door, not timed out
             self._lows = sorted([*self._lows, sample.in_flight])[:3]
+        else:
+            self._late = min(self._late, sample.in_flight)
         lowest = self._lows[0]
         is_at_door = lowest < math.inf and self._medium > _DOOR_SHARE + self._long
         if self._short <= _REFUSED_SHARE + 2 * self._long and not is_at_door:
@@ -69,18 +75,23 @@ class Refusals:
     def _cut(self, quiet_until_s: float, limit: int) -> float:
         self.is_outage = not self._oks
         self.evidence = f"{max(self._short, self._medium):.0%} of the recent calls were refused"
-        target = limit * _CUT
+        target = min(limit * _CUT, max(self._late - 1, limit / 2))
         lowest, _, third = self._lows
         if lowest <= limit and not self.is_outage:
             # The smallest crowd that was turned away is a ceiling, but one odd answer must not take all.
             target = lowest - 1 if third - lowest <= _ALIKE else max(lowest - 1, limit / 2)
+        self.start_anew(quiet_until_s)
+        return max(1.0, target)
+
+    def start_anew(self, quiet_until_s: float) -> None:
+        """The limit is a smaller one now: what began before, or too soon after, says nothing about it."""
         self._cut_at_s, self._oks = quiet_until_s, 0
         self._forget()
-        return max(1.0, target)
 
     def _forget(self) -> None:
         self._short = self._medium = 0.0
         self._lows = [math.inf] * 3
+        self._late = math.inf
 
 
 class Reopening:
