@@ -14,6 +14,7 @@ import pytest
 from overlapped.control.auto import AUTO
 from overlapped.control.base import Sample
 from overlapped.control.concurrency import MOST, Concurrency
+from overlapped.control.refusals import Refusals
 
 
 @dataclass
@@ -248,16 +249,20 @@ def test_a_service_that_the_first_calls_fill_is_told_soon():
     assert got.held()[0] <= 10
 
 
-def test_a_crowd_that_runs_out_of_time_is_halved_not_cut_by_a_third():
-    ramp, now_s = Concurrency(start=64), 0.0
-    for call in range(200):
-        now_s = call * 0.001
-        ramp.finished(Sample(now_s, now_s - 0.1, "ok", 8, True))
-    before = ramp.limit
-    while ramp.limit >= before:
+@pytest.mark.parametrize(("crowd", "target"), [(20, 32), (50, 44.8), (40, 39)])
+def test_time_outs_cut_to_the_smallest_crowd_that_one_began_in_within_a_half(crowd, target):
+    refusals, now_s, cut = Refusals(), 0.0, None
+    while cut is None:
         now_s += 0.001
-        ramp.finished(Sample(now_s, now_s - 1.0, "drop", 20, True))
-    assert ramp.limit <= before / 2
+        cut = refusals.cut_to(Sample(now_s, now_s - 1.0, "drop", crowd, True), 64, 0.1)
+    assert cut == pytest.approx(target)
+
+
+def test_refused_calls_are_no_service_time():
+    ramp = AUTO.controller()
+    for _ in range(7):
+        ramp.finished(Sample(0.002, 0.0, "drop", 8, True))
+    assert ramp.mean_s == 0
 
 
 def test_a_cut_happens_once_in_a_round_trip():

@@ -332,8 +332,9 @@ class Ramp:
         self._most_cv2 = max(self._most_cv2, result.cv2)
         earlier = self._last
         if earlier is None:
-            self._last = result
-            self._pool_r0(result)
+            if result.x_per_s:  # calls that were all refused tell no service time
+                self._last = result
+                self._pool_r0(result)
             return
         if result.n < _GROWN * earlier.n:
             if int(self.level) >= self._most:

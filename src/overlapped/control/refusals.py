@@ -61,7 +61,7 @@ class Refusals:
             return None
         if sample.now_s - sample.started_s < mean_s / 2:  # turned away at the door, not timed out
             self._lows = sorted([*self._lows, sample.in_flight])[:3]
-        else:
+        elif mean_s:  # else nothing tells the one from the other yet
             self._late = min(self._late, sample.in_flight)
         lowest = self._lows[0]
         is_at_door = lowest < math.inf and self._medium > _DOOR_SHARE + self._long
