@@ -19,8 +19,8 @@ from overlapped.control.pace import Pace
 from overlapped.control.probe import Experiment, Measured, Noise, has_moved
 from overlapped.testing import check_controller
 from overlapped.testing.clock import run
-from overlapped.testing.scenario_list import by_name
-from overlapped.testing.scenarios import FakeServer, play
+from overlapped.testing.scenario_list import by_name, lognormal, steps
+from overlapped.testing.scenarios import FakeServer, Scenario, play
 
 # -- any controller -----------------------------------------------------------------------------------------
 
@@ -114,6 +114,14 @@ def test_an_experiment_measures_the_elasticity(workers, base, candidate, accepte
     assert verdict.e == pytest.approx(e, abs=0.1)
 
 
+def test_what_a_queue_makes_of_another_limit_is_no_news():
+    full, with_headroom = Measured(20.0, 0.10, 0.1, 400, 200.0), Measured(24.6, 0.123, 0.1, 400, 200.0)
+    assert not has_moved(full, with_headroom, 1.0)
+    assert not has_moved(with_headroom, full, 1.0)
+    assert has_moved(full, with_headroom._replace(mean_s=0.075), 1.0)
+    assert has_moved(full, with_headroom._replace(mean_s=0.18), 1.0)
+
+
 def test_a_service_time_that_moved_is_news_only_beyond_chance():
     calm = Measured(10, 0.1, 0.01, 100, 100)
     assert has_moved(calm, calm._replace(mean_s=0.13), 1.0)
@@ -154,22 +162,32 @@ def test_the_rate_of_a_limiter_is_found(rate_per_s, burst):
 
 
 def _let_in(pace: Pace, *, per_s: float, service_s: float, from_s: float, to_s: float) -> None:
-    """Calls that all succeed, in the order in which they end."""
+    """Calls that all succeed, in the order in which they end; so many start each second, or what the pace allows."""
     started_s = from_s
     while started_s + service_s <= to_s:
-        pace.finished(Sample(started_s + service_s, started_s, "ok", 1, True))
-        started_s += 1 / per_s
+        pace.finished(Sample(started_s + service_s, started_s, "ok", _on_their_way(per_s, service_s), True))
+        started_s += 1 / min(per_s, pace.per_s)
+
+
+def _on_their_way(per_s: float, service_s: float) -> int:
+    return round(per_s * service_s) + 1  # and the one that has just started
 
 
 @pytest.mark.parametrize("service_s", [0.001, 0.05, 0.3])
 def test_calls_that_are_on_their_way_are_counted_however_long_they_take(service_s):
     """What has ended in the time between two refusals is less than what was let in."""
-    pace = Pace()
-    _let_in(pace, per_s=100, service_s=service_s, from_s=0.0, to_s=1.0)
-    pace.finished(Sample(1.0, 1.0, "ignore", 1, True, 1, 0.01))
-    _let_in(pace, per_s=100, service_s=service_s, from_s=1.01, to_s=2.0)
-    pace.finished(Sample(2.0, 2.0, "ignore", 1, True, 1, 0.01))
-    assert pace.per_s == pytest.approx(98, abs=2)
+
+    def found(service_s: float) -> float:
+        pace, per_s = Pace(), 70.0
+        _let_in(pace, per_s=100, service_s=service_s, from_s=0.0, to_s=1.0)
+        for second in range(1, 12):  # the first of them brings a guess
+            in_flight = _on_their_way(per_s, service_s)
+            pace.finished(Sample(second, second, "ignore", in_flight, True, 1, 0.01))
+            _let_in(pace, per_s=per_s, service_s=service_s, from_s=second + 0.01 - service_s, to_s=second + 1)
+        return pace.per_s
+
+    assert found(service_s) == pytest.approx(found(1e-6), rel=0.02)
+    assert found(service_s) == pytest.approx(70, rel=0.08)
 
 
 def test_a_refusal_that_costs_a_long_pause_is_not_risked_soon_again():
@@ -202,6 +220,40 @@ def test_a_flow_gets_what_a_service_that_counts_per_second_lets_in(retry_after, 
     run(main())
     assert len(server.ended_s) >= least * 60 * 100
     assert server.failed <= 0.012 * server.calls
+
+
+def test_a_service_that_soon_allows_five_times_as_much_is_followed():
+    pace, now_s, due_s = Pace(), 0.0, 0.0
+    while now_s < 80.0:
+        interval_s = 1 / (50 if now_s < 40 else 250)
+        now_s += 1 / min(pace.per_s, 1_000)
+        if now_s >= due_s - 1e-9:
+            due_s = max(due_s, now_s - 3 * interval_s) + interval_s
+            pace.finished(Sample(now_s, now_s - 1e-6, "ok", 1, True))
+        else:
+            pace.finished(Sample(now_s, now_s - 1e-6, "ignore", 1, True, 1, due_s - now_s))
+            now_s = due_s
+    assert pace.per_s == pytest.approx(250, rel=0.1)
+
+
+def test_a_service_that_refused_all_calls_for_minutes_is_used_again_soon():
+    pace, now_s = Pace(), 0.0
+    while now_s < 430.0:
+        now_s += 1 / min(pace.per_s, 1_000)
+        if 60 < now_s < 360:
+            pace.finished(Sample(now_s, now_s - 1e-6, "ignore", 1, True, 1, 0.01))
+        elif pace.per_s <= 100:
+            pace.finished(Sample(now_s, now_s - 1e-6, "ok", 1, True))
+        else:
+            pace.finished(Sample(now_s, now_s - 1e-6, "ignore", 1, True, 1, 0.01))
+    assert pace.per_s >= 50
+
+
+def test_decisions_about_the_pace_say_what_they_rest_on():
+    played = play(by_name("rate100_429"), seed=1)
+    decisions = [decision for decision in played.stage.decisions if decision.what == "pace"]
+    assert {decision.reason for decision in decisions} <= {"cut:rate", "grow:rate"}
+    assert all("let in" in decision.evidence for decision in decisions)
 
 
 def test_a_quota_for_a_window_is_no_rate():
@@ -332,6 +384,16 @@ def test_a_scenario_reaches_the_best_static_setting(name):
     assert played.per_s >= 0.92 * BEST[name]
     assert played.failed <= 0.03
     assert all(decision.reason for decision in played.stage.decisions)
+
+
+def test_more_capacity_that_comes_during_an_experiment_is_noticed():
+    """The last arm of it saw both services; the hold after it began too late to see a change."""
+
+    def server(seed: int) -> FakeServer:
+        return FakeServer(lognormal(0.166, 0.6), workers=steps((0, 25), (15, 120)), seed=seed)
+
+    played = play(Scenario("more_at_15", server, lasts_s=30.0), seed=1)
+    assert played.per_s >= 350  # 150 and 720; noticed at the next probe, half a minute later, 240
 
 
 def test_the_same_seed_plays_the_same():

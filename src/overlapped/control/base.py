@@ -42,7 +42,8 @@ class Controller(Protocol):
     """Picks the limit of one stage in one run. Made by a `ControllerSpec`, used by one loop only.
 
     Two more attributes are heeded where a controller has them: `pace_per_s`, the most calls that may
-    start in a second (`math.inf`: no bound), and `evidence`, the numbers behind its last decision, as text.
+    start in a second (`math.inf`: no bound), and `evidence`, the numbers behind its last decision, as text. What
+    chose the pace may be an object of its own, `pace`, with a `reason` and `evidence` of that.
     """
 
     @property

@@ -78,6 +78,7 @@ class Concurrency:
         # hold
         self._arm: Arm | None = None
         self._held: Measured | None = None  # the first window of this hold
+        self._known: Measured | None = None  # what the last experiment found at the base, until a window is held
         self._until_s = 0.0
         self._quiet = 0  # holds in a row that nothing came of
         self._cycle = 0
@@ -95,12 +96,12 @@ class Concurrency:
         self._reopening: Reopening | None = None
         self._ceiling = float(self._max)
         self._was_ramping = False
-        self._pace = Pace()
+        self.pace = Pace()
 
     @property
     def pace_per_s(self) -> float:
         """Most calls started per second."""
-        return self._pace.per_s
+        return self.pace.per_s
 
     @property
     def mean_s(self) -> float:
@@ -109,7 +110,7 @@ class Concurrency:
 
     def finished(self, sample: Sample) -> int:
         """Learn from one finished attempt and return the limit that holds from now on."""
-        self._pace.finished(sample)
+        self.pace.finished(sample)
         if sample.outcome == "drop" or self._refusals.is_watching:
             target = self._refusals.cut_to(sample, self.limit, self.mean_s)
             if target is not None:
@@ -162,7 +163,8 @@ class Concurrency:
         self._arm = Arm(now_s, int(self._target), in_flight, mean_s)
         self._held = None
         times = 1 + min(self._quiet, _HOLD_TIMES - 1)
-        self._until_s = now_s + max(_HOLD_S, _HOLD_MEANS * mean_s) * times
+        # Where the start may have been a queue already, so long a service time is nothing to wait for.
+        self._until_s = now_s + (max(_HOLD_S, _HOLD_MEANS * mean_s) * times if self._knows_r0 else _HOLD_S)
 
     def _holding(self, sample: Sample) -> None:
         if self._reopening is not None:
@@ -178,8 +180,9 @@ class Concurrency:
         held, self._held = self._held, self._held or window
         if not self._r0_s:
             self._r0_s = window.mean_s
-        if held is not None and has_moved(held, window, self._noise.value):
-            self._look_at_news(sample.now_s, held, window)
+        known, self._known = held or self._known, None
+        if known is not None and has_moved(known, window, self._noise.value):
+            self._look_at_news(sample.now_s, known, window)
         elif sample.now_s >= self._until_s and held is not None:
             self._held = window
             self._cycle += 1
@@ -259,7 +262,7 @@ class Concurrency:
                 self._has_looked_down = True
                 self._probe(now_s, verdict.base.mean_s, is_up=False)
             else:
-                self._end_probe(now_s)
+                self._end_probe(now_s, verdict)
 
     def _accept(self, now_s: float, verdict: Verdict, candidate: int) -> None:
         """Hold the candidate from now on, and look further in the same direction."""
@@ -269,7 +272,7 @@ class Concurrency:
             self._hurts_at = math.inf
         if self._hurts_at < math.inf:
             if not self._bisect(now_s, verdict.candidate.mean_s):
-                self._end_probe(now_s)
+                self._end_probe(now_s, verdict)
             return
         if self._is_up:
             self._step = min(_UP_MOST, self._step * 1.4)
@@ -301,10 +304,11 @@ class Concurrency:
         elif self._down_step >= _SMALLEST and self._is_queued(verdict.base.mean_s):
             self._probe(now_s, verdict.base.mean_s, is_up=False)
         else:
-            self._end_probe(now_s)
+            self._end_probe(now_s, verdict)
 
-    def _end_probe(self, now_s: float) -> None:
+    def _end_probe(self, now_s: float, verdict: Verdict) -> None:
         self._quiet += 1
+        self._known = verdict.base
         self._hold(now_s, "hold:no-gain" if self._is_up else "hold:needed")
 
     def _learn_r0(self, verdict: Verdict) -> None:
@@ -347,6 +351,8 @@ class Concurrency:
         is_up = level > self._ceiling
         was_bound = self._base >= 0.9 * self._ceiling
         self._ceiling = level
+        if not is_up:
+            self._refusals.start_anew(sample.now_s + self.mean_s)
         if was_bound or not is_up:
             self._base = level if was_bound else min(self._base, level)
             self._hold(sample.now_s, "grow:reopen" if is_up else "cut:refused")

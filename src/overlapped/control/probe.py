@@ -176,9 +176,11 @@ class Verdict(NamedTuple):
 
 
 def has_moved(one: Measured, two: Measured, noise: float) -> bool:
-    """True if the service time is clearly another one, at the same limit."""
+    """True if the service time is clearly another one, at about the same limit: beyond what a queue makes of that."""
     se = math.sqrt(noise * (one.cv2 / one.calls + two.cv2 / two.calls))
-    return abs(math.log(two.mean_s / one.mean_s)) > max(_MOVED, 3 * se) and 0.8 < two.n / one.n < 1.25
+    moved, queued = math.log(two.mean_s / one.mean_s), math.log(two.n / one.n)
+    explained = max(min(0.0, queued), min(moved, max(0.0, queued)))
+    return abs(moved - explained) > max(_MOVED, 3 * se) and 0.8 < two.n / one.n < 1.25
 
 
 class Experiment:
