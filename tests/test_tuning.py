@@ -249,6 +249,19 @@ def test_a_service_that_refused_all_calls_for_minutes_is_used_again_soon():
     assert pace.per_s >= 50
 
 
+def test_the_pace_stays_above_nothing_when_a_crowd_has_gone():
+    """More were in flight when the last count began than have been let in since."""
+    pace = Pace()
+    _let_in(pace, per_s=100, service_s=0.001, from_s=0.0, to_s=0.3)
+    pace.finished(Sample(0.31, 0.31, "ignore", 1, True, 1, 0.01))
+    _let_in(pace, per_s=100, service_s=0.001, from_s=0.5, to_s=1.5)
+    for call in range(40):
+        at_s = 1.6 + 0.02 * call
+        pace.finished(Sample(at_s, at_s - 0.001, "ok", 200, True))
+    pace.finished(Sample(2.5, 2.499, "ignore", 1, True, 1, 1.0))
+    assert pace.per_s > 10
+
+
 def test_decisions_about_the_pace_say_what_they_rest_on():
     played = play(by_name("rate100_429"), seed=1)
     decisions = [decision for decision in played.stage.decisions if decision.what == "pace"]

@@ -135,7 +135,7 @@ class Pace:
         else:
             self._is_dear = asked_s >= _DEAR_S
             if mark.per_s < self.per_s:  # counted while the pace was lower: the rate is in between
-                lately_per_s = self._lately_per_s(now_s, let_in)
+                lately_per_s = max(rate_per_s, self._lately_per_s(now_s, let_in))
                 between_per_s = math.sqrt(rate_per_s * max(rate_per_s, self.per_s))
                 rate_per_s = lately_per_s if self._is_dear else between_per_s
             self._learn(min(rate_per_s, self.per_s), now_s)
