@@ -130,7 +130,7 @@ class AsyncItems(Generic[T]):
                 await asyncio.wait([run.finished])
             except asyncio.CancelledError:
                 was_cancelled = True
-                run.hurry()
+                run.ending.hurry()
         if was_cancelled:
             raise asyncio.CancelledError
         if self._is_closed:  # another task has been told meanwhile

@@ -7,14 +7,14 @@ import math
 import os
 import sys
 import time
-import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from overlapped._engine.ending import Ending
 from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.lineage import split
 from overlapped._engine.loop import refuse_where_it_hangs
 from overlapped._engine.resources import Opened, open_on_loop
-from overlapped._engine.scope import CLOCK_STEP_S, GRACE_S, Scope
+from overlapped._engine.scope import GRACE_S, Scope
 from overlapped._engine.watch import Watch
 from overlapped._version import __version__
 from overlapped.errors import TooManyFailures, UsageError
@@ -22,7 +22,7 @@ from overlapped.record import RunRecord
 from overlapped.report.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable
 
     from overlapped._engine.feed import Feed
     from overlapped._engine.lineage import Origin
@@ -122,12 +122,11 @@ class Run(Scope):
         self.started_at = time.time()
         self._usage = _usage()
         self.watch = Watch(self)
+        self.ending = Ending(self.loop, self.cleanup_errors)
         self.consumer_s = 0.0
         self._handed_s = math.inf  # when the last results were taken, until more are asked for
         self.held: list[tuple[str, Opened]] = []  # the resources by their names, the last one opened last
         self._opening = ""  # what is being opened
-        self.is_hurried = False
-        self._late: list[asyncio.Task[Any]] = []  # closes a resource, beyond its grace
         self.warden = asyncio.Task(self._live(), loop=self.loop, name="overlapped:warden", context=self.context.copy())
 
     # -- life --------------------------------------------------------------------------------------
@@ -185,16 +184,18 @@ class Run(Scope):
         self.closing = True
         self.is_over = True
         try:
-            await self._outlast([opening], f"the opening of {self._opening} ignores its cancellation; waiting for it")
+            await self.ending.outlast(
+                [opening], f"the opening of {self._opening} ignores its cancellation; waiting for it"
+            )
             self.chain.halt()
             self.forget_timers()
-            await self._end_tasks()
-            await self._finish(*self.closers)
+            await self.ending.cancel(self.tasks)
+            await self.ending.finish(*self.closers)
             while self.held:
                 name, opened = self.held.pop()
                 late = f"the closing of using({name}) has not ended within {GRACE_S:g} s; waiting for it"
-                await self._finish(opened.aclose, late=late)
-            await self._end_tasks()
+                await self.ending.finish(opened.aclose, late=late)
+            await self.ending.cancel(self.tasks)
             self.forget_timers()
         except BaseException as error:  # noqa: BLE001 - the consumer waits for the end, and is told there
             self.cleanup_errors.append(error)
@@ -205,73 +206,6 @@ class Run(Scope):
             if not self.finished.done():
                 self.finished.set_result(None)
             self._heard()
-
-    async def _end_tasks(self) -> None:
-        for task in self.tasks:
-            if not task.cancelling():  # once is enough: a second one would cut its clean-up short
-                task.cancel()
-        named: set[asyncio.Task[object]] = set()
-        while pending := [task for task in self.tasks if not task.done()]:
-            before = self.loop.time()
-            await _wait(pending, GRACE_S)
-            if self.loop.time() - before < GRACE_S:
-                continue
-            for task in self.tasks - named:
-                if not task.done():
-                    named.add(task)
-                    self._warn(
-                        f"{task.get_name().removeprefix('overlapped:')} ignores its cancellation; waiting for it"
-                    )
-
-    def _warn(self, text: str) -> None:
-        try:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
-        except RuntimeWarning as error:  # warnings are errors here: this one is told when all is closed
-            self.cleanup_errors.append(error)
-
-    async def _outlast(self, tasks: list[asyncio.Task[Any]], late: str) -> None:
-        """Wait until all of `tasks` have ended, however often we are cancelled; `late` tells of more than a grace.
-
-        From then on they are cancelled, once, as soon as somebody who waits for the end has been.
-        """
-        late_s = self.loop.time() + GRACE_S
-        while not _all_done(tasks) and (left_s := late_s - self.loop.time()) > CLOCK_STEP_S:
-            await _wait(tasks, left_s)
-        if not _all_done(tasks):
-            self._warn(late)
-            self._late = tasks
-            if self.is_hurried:
-                self.hurry()
-        while not _all_done(tasks):
-            await _wait(tasks, None)
-        self._late = []
-
-    async def _finish(self, *works: Callable[[], Coroutine[object, object, object]], late: str = "") -> None:
-        """Do all of `works` to their end, however often we are cancelled; their errors are kept."""
-        left = set(works)
-
-        async def finish(work: Callable[[], Coroutine[object, object, object]]) -> None:
-            left.discard(work)
-            try:
-                await work()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
-                self.cleanup_errors.append(error)
-
-        while left:  # a loop that ends cancels every task, even those that have not begun
-            tasks = [asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in left]
-            if late:
-                await self._outlast(tasks, late)
-            while not _all_done(tasks):
-                await _wait(tasks, None)
-
-    def hurry(self) -> None:
-        """Whoever waits for the end has been cancelled: what closes for longer than its grace is cancelled, too."""
-        self.is_hurried = True
-        late, self._late = self._late, []
-        for task in late:
-            task.cancel()
 
     def stop(self) -> None:
         """Ask the warden to take everything down."""
@@ -467,20 +401,6 @@ class Run(Scope):
 
 def _group(text: str, errors: list[BaseException]) -> BaseException:
     return BaseExceptionGroup(text, errors)
-
-
-def _all_done(tasks: Iterable[asyncio.Task[Any]]) -> bool:
-    return all(task.done() for task in tasks)
-
-
-async def _wait(tasks: Iterable[asyncio.Task[object]], timeout_s: float | None) -> None:
-    """`asyncio.wait`, of which a cancellation of the waiter is only an early end: the caller looks again."""
-    pending = [task for task in tasks if not task.done()]
-    if pending:
-        try:
-            await asyncio.wait(pending, timeout=timeout_s)
-        except asyncio.CancelledError:
-            pass  # whoever cancels a run wants it taken down, and that is what goes on here
 
 
 def _cpus() -> int:
