@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 MOST_AT_GATE: Final = 16
 """Most workers at the gate for which still another one is started: more would only ask a busy loop for their turn."""
 
-LONG_INLINE_CALL_S: Final = 0.010
-"""One inline call as long as this sends a stage's calls back to threads for good (DESIGN.md rule 14)."""
-
 
 class _Slot:
     """One worker: what it is doing now."""
@@ -74,7 +71,7 @@ class Direct:
         why: str,
         *,
         most: int | None = None,
-        on_long_call: Callable[[float], None] | None = None,
+        on_turn: Callable[[float], None] | None = None,
     ) -> None:
         self.crew = crew
         self.call = call
@@ -83,7 +80,7 @@ class Direct:
         self.most = most
         # One worker has nothing to find out, but the size of its batches.
         self.learns = crew.learns and (most is None or crew.tuning.batches is not None)
-        self.on_long_call = on_long_call
+        self.on_turn = on_turn  # told how long the last call of each turn took
         self.slots: set[_Slot] = set()
         self.numbers = Places()
         self.idle = 0
@@ -252,8 +249,8 @@ class Direct:
                 crew.calls += calls
                 crew.service_s += now - began - other_s  # one call starts when the one before it ends
                 calls, other_s = 0, 0.0
-                if must_look and self.on_long_call is not None and now - started > LONG_INLINE_CALL_S:
-                    self.on_long_call(now - started)
+                if must_look and self.on_turn is not None:
+                    self.on_turn(now - started)
         except asyncio.CancelledError as error:
             if not (slot.is_dropped or crew.scope.closing):
                 crew.scope.abort(cancelled_from_outside(crew.spec.name, error))
