@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from xml.etree import ElementTree as ET
 
@@ -17,7 +18,7 @@ from overlapped.compare.runner import Once, Row, check_same, run_models, run_onc
 from overlapped.compare.server import running_server
 from overlapped.compare.table import table
 from overlapped.compare.workloads import crawl, url
-from tests.test_cli import overlapped
+from tests.test_cli import ended, overlapped, started, wait_for
 
 QUICK = ["compare", "--requests", "40", "--delay", "0.01", "--concurrency", "10", "--repeat", "2"]
 PICKED = ["-m", "blocking", "-m", "polling", "-m", "overlapped"]
@@ -104,6 +105,20 @@ def test_bad_input_is_refused_before_anything_is_started(arguments, said):
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_it_with_one_line_and_one_object(number, code, told):
+    with started("compare", "--json", "-m", "blocking", "--delay", "5") as process:
+        wait_for(process, "overlapped: blocking")
+        process.send_signal(number)
+        status, out, err = ended(process)
+    answer = json.loads(out)
+    assert status == answer["exit_code"] == code
+    assert answer["error"] == f"{told} before the comparison was done"
+    assert err == f"overlapped: {answer['error']}\n"
 
 
 # Files

@@ -66,7 +66,7 @@ def run_compare(asked: Asked, common: Common) -> int:
         raise Problem(f"the server of the comparison needs tornado: {INSTALL}")
     if asked.url is not None and asked.workload != "crawl":
         raise Problem(f"a page of your own goes with the workload crawl, not with {asked.workload}")
-    with Signals(), raised_as_problem():
+    with Signals("before the comparison was done"), raised_as_problem():
         if asked.out is not None:
             page.checked_path(asked.out)
         made = WORKLOADS[asked.workload](asked, running_line(common))
