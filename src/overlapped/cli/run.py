@@ -107,7 +107,7 @@ def _saver(report: str | None, trace: str | None) -> Callable[[Report], None]:
     from overlapped.report import files
 
     try:
-        return files.saver(report, trace, option="--")
+        return files.saver(report, trace, names=("--report", "--trace"))
     except UsageError as error:
         raise Problem(str(error)) from error
 
