@@ -89,7 +89,7 @@ Examples:
   overlapped compare
   overlapped compare --requests 1000 --concurrency 300 --repeat 5
   overlapped compare -m blocking -m polling -m readiness --json
-  overlapped compare -o models.html
+  overlapped compare -o models.html -o models.json
   overlapped compare --workload files
   overlapped compare --workload hash-and-save
   overlapped compare --workload sweep      how many in flight?
@@ -311,7 +311,13 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 @click.option("--repeat", type=click.IntRange(1, 100), show_default="3; 1 in a pipeline", help="Runs of each model.")
 @click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
 @click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
-@click.option("-o", "out", metavar="FILE", help="Also write a page (.html), a picture (.svg) or data (.json).")
+@click.option(
+    "-o",
+    "outs",
+    multiple=True,
+    metavar="FILE",
+    help="Also write a page (.html), a picture (.svg) or data (.json); may be repeated.",
+)
 @click.option(
     "--postgres",
     default="host=127.0.0.1 dbname=test",
