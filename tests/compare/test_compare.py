@@ -172,11 +172,13 @@ def test_files_are_shown_as_two_tables_and_two_pictures(tmp_path):
         (["http://a b/"], "is no address of a page"),
         (["http://[::1/"], "is no address of a page"),
         (["http://localhost:x/"], "is no address of a page"),
+        (["http://me:secret@localhost/"], "the address of localhost holds a user's name"),
         (["http://192.0.2.1/"], "this sends up to 3,603 requests to 192.0.2.1; --yes says that you may do that"),
     ],
 )
 def test_a_page_that_cannot_or_may_not_be_fetched_is_refused_before_anything_is_sent(arguments, said):
     done = overlapped("compare", "-q", *arguments)
+    assert "secret" not in done.stderr
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
