@@ -231,6 +231,63 @@ def test_json_is_one_object_whatever_happens(here, args, text, code):
     assert done.stdout.count("\n") == 1
 
 
+def test_with_json_what_the_job_and_its_processes_print_goes_to_stderr(here):
+    here("""
+import os
+from overlapped import flow
+
+print("loading")
+
+def loud(n):
+    print("called", flush=True)
+    os.system("echo shell")
+    return n
+
+numbers = flow([1]).map(loud).map(loud, on="process")
+""")
+    done = overlapped("run", "--json", "-q", "job.py")
+    assert json.loads(done.stdout)["exit_code"] == done.returncode == 0
+    assert set(done.stderr.split()) == {"loading", "called", "shell"}
+    assert done.stderr.count("called") == done.stderr.count("shell") == 2
+
+
+@pytest.mark.parametrize(
+    ("raises", "code", "told"),
+    [
+        ("sys.exit(7)", 7, "job.py:5: called sys.exit(7); 0 results were delivered"),
+        ("sys.exit()", 1, "job.py:5: called sys.exit(); 0 results were delivered"),
+        ("sys.exit('no disk')", 1, "no disk"),
+        ("raise KeyboardInterrupt", 130, "job.py:5: KeyboardInterrupt"),
+        ("raise BaseException('odd')", 1, "job.py:5: BaseException: odd"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_what_leaves_the_program_in_a_call_ends_the_run_with_its_record(here, kind, raises, code, told):
+    here(f"import sys\nfrom overlapped import flow\n\n{kind} leave(n):\n    {raises}\n\nf = flow([1]).map(leave)\n")
+    done = overlapped("run", "--json", "-q", "job.py")
+    answer = json.loads(done.stdout)
+    assert done.returncode == answer["exit_code"] == code
+    assert answer["error"].startswith(told)
+    assert answer["run"]["state"] == "failed"
+    assert done.stderr.splitlines()[-1] == f"overlapped: {answer['error']}"
+
+
+def test_a_file_that_raises_what_is_no_exception_shows_its_own_frames(here):
+    done = overlapped("run", "--json", here("raise BaseException('odd')\n"))
+    assert json.loads(done.stdout)["exit_code"] == done.returncode == 1
+    frames = [line for line in done.stderr.splitlines() if line.startswith("  File ")]
+    assert len(frames) == 1
+    assert done.stderr.splitlines()[-1].startswith("overlapped: job.py:1: BaseException while the flow was written")
+
+
+def test_an_error_out_of_a_library_names_the_users_line(here):
+    here("import json\njson.loads('x')\n", "early.py")
+    here("import json\nfrom overlapped import flow\n\nf = flow(['x']).map(lambda text: json.loads(text))\n")
+    done = overlapped("run", "-q", "--on-failure", "raise", "job.py")
+    assert done.stderr.splitlines()[-1].startswith("overlapped: job.py:4: JSONDecodeError: ")
+    assert overlapped("run", "early.py").stderr.splitlines()[-1].startswith("overlapped: early.py:2: JSONDecodeError")
+
+
 def test_json_gives_the_runs_record(here):
     answer = json.loads(overlapped("run", "--json", here(FAILING)).stdout)
     assert answer["run"]["items"] == 8
@@ -399,6 +456,13 @@ def test_a_file_that_is_not_python_shows_the_line(here):
     assert done.stderr.splitlines()[-1].startswith("overlapped: job.py:1: ")
 
 
+@pytest.mark.parametrize("text", ["x = '\0'\n", "# -*- coding: klingon -*-\n"])
+def test_a_file_that_python_cannot_even_read_is_named(here, text):
+    done = overlapped("run", here(text))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("overlapped: job.py: ")
+
+
 def test_a_file_that_raises_shows_its_own_frames_with_exit_1(here):
     done = overlapped("run", here("def f():\n    return 1 / 0\n\n\nf()\n"))
     assert done.returncode == 1
@@ -537,6 +601,28 @@ def test_ctrl_c_while_the_file_is_loaded_starts_nothing(here):
         code, out, err = ended(process)
     assert (code, out) == (130, "")
     assert err == "overlapped: interrupted before anything was started\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_end_is_told_as_every_other_end(here, number, code):
+    here("import sys, time\nprint('began', file=sys.stderr, flush=True)\ntime.sleep(1000)\n", "slow.py")
+    for job, told in (("slow.py", "terminated before anything was started"), (here(ENDLESS), "stopped early; ")):
+        with started("run", "--json", job) as process:
+            wait_for(process, "began")
+            process.send_signal(number)
+            status, out, err = ended(process)
+        answer = json.loads(out)
+        assert status == answer["exit_code"] == code
+        assert answer["error"].startswith(told)
+        assert err.splitlines()[-1] == f"overlapped: {answer['error']}"
+
+
+def test_a_job_under_nohup_outlives_its_terminal(here):
+    with started("run", here(ENDLESS), command=["nohup", *COMMAND]) as process:
+        wait_for(process, "began")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGINT)
+        assert ended(process)[0] == 130
 
 
 # The command itself

@@ -171,6 +171,10 @@ def test_where_no_file_can_be_written_is_found_out_before_anything_runs(tmp_path
         chain.run(report=tmp_path / "no" / "x.html")
     with pytest.raises(UsageError, match="cannot be written"):
         chain.run(trace=tmp_path)
+    with pytest.raises(UsageError, match=r"report '': cannot be written: it names no file"):
+        chain.run(report="")
+    with pytest.raises(UsageError, match="trace 'new/': cannot be written: it names no file"):
+        chain.run(trace="new/")
     with pytest.raises(UsageError, match=r"report 'a\\x00b'.*NUL"):
         chain.run(report="a\0b")
     with pytest.raises(UsageError, match=r"trace 'a\\x00b'.*NUL"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from xml.etree import ElementTree as ET
 
@@ -17,7 +18,7 @@ from overlapped.compare.runner import Once, Row, check_same, run_models, run_onc
 from overlapped.compare.server import running_server
 from overlapped.compare.table import table
 from overlapped.compare.workloads import crawl, url
-from tests.test_cli import overlapped
+from tests.test_cli import ended, overlapped, started, wait_for
 
 QUICK = ["compare", "--requests", "40", "--delay", "0.01", "--concurrency", "10", "--repeat", "2"]
 PICKED = ["-m", "blocking", "-m", "polling", "-m", "overlapped"]
@@ -106,6 +107,20 @@ def test_bad_input_is_refused_before_anything_is_started(arguments, said):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_it_with_one_line_and_one_object(number, code, told):
+    with started("compare", "--json", "-m", "blocking", "--delay", "5") as process:
+        wait_for(process, "overlapped: blocking")
+        process.send_signal(number)
+        status, out, err = ended(process)
+    answer = json.loads(out)
+    assert status == answer["exit_code"] == code
+    assert answer["error"] == f"{told} before the comparison was done"
+    assert err == f"overlapped: {answer['error']}\n"
+
+
 # Files
 
 
@@ -157,11 +172,13 @@ def test_files_are_shown_as_two_tables_and_two_pictures(tmp_path):
         (["http://a b/"], "is no address of a page"),
         (["http://[::1/"], "is no address of a page"),
         (["http://localhost:x/"], "is no address of a page"),
+        (["http://me:secret@localhost/"], "the address of localhost holds a user's name"),
         (["http://192.0.2.1/"], "this sends up to 3,603 requests to 192.0.2.1; --yes says that you may do that"),
     ],
 )
 def test_a_page_that_cannot_or_may_not_be_fetched_is_refused_before_anything_is_sent(arguments, said):
     done = overlapped("compare", "-q", *arguments)
+    assert "secret" not in done.stderr
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

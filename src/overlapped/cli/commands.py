@@ -25,7 +25,7 @@ Examples:
 
 \b
 Exit codes: 0 all items done, 1 failed, 2 bad usage or input, 3 finished but
-some items failed, 130 Ctrl-C, 141 nobody reads stdout, 143 terminated.
+some failed, 129 hung up, 130 Ctrl-C, 141 nobody reads stdout, 143 terminated.
 Only data is written to stdout; everything else goes to stderr.
 """
 
@@ -33,7 +33,8 @@ RUN_HELP = """Run the flow of a Python file.
 
 JOB is the file, and the flow's name if it has more than one: a Flow, or a
 function without parameters that returns one. ARGS become the file's sys.argv.
-If the flow has no sink, its results are written to stdout as JSON lines.
+If the flow has no sink, its results are written to stdout as JSON lines. With
+--json the run's record is, and what the job prints goes to stderr.
 
 \b
 Examples:
@@ -44,8 +45,8 @@ Examples:
   overlapped run --json --max-failures 10 job.py
 
 Ctrl-C takes no more items and finishes what is in flight; a second one
-cancels that; a third one leaves at once. SIGTERM is the first with 10 s
-grace.
+cancels that; a third one leaves at once. SIGTERM and SIGHUP are the first
+with 10 s grace.
 """
 
 DEMO_HELP = """Every I/O model on 400 slow requests, then a real job.
@@ -88,7 +89,7 @@ Examples:
   overlapped compare
   overlapped compare --requests 1000 --concurrency 300 --repeat 5
   overlapped compare -m blocking -m polling -m readiness --json
-  overlapped compare -o models.html
+  overlapped compare -o models.html -o models.json
   overlapped compare --workload files
   overlapped compare --workload hash-and-save
   overlapped compare --workload sweep      how many in flight?
@@ -310,7 +311,13 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 @click.option("--repeat", type=click.IntRange(1, 100), show_default="3; 1 in a pipeline", help="Runs of each model.")
 @click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
 @click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
-@click.option("-o", "out", metavar="FILE", help="Also write a page (.html), a picture (.svg) or data (.json).")
+@click.option(
+    "-o",
+    "outs",
+    multiple=True,
+    metavar="FILE",
+    help="Also write a page (.html), a picture (.svg) or data (.json); may be repeated.",
+)
 @click.option(
     "--postgres",
     default="host=127.0.0.1 dbname=test",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from overlapped.cli.say import ExitCode, Problem, write_stderr, write_stdout
+from overlapped.cli.say import ExitCode, Problem, say, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
 from overlapped.compare import page
 from overlapped.compare.base import INSTALL, ComparisonError
@@ -41,7 +41,7 @@ class Asked:
         repeat: runs of each model.
         whole: nothing is measured on a part.
         yes: more than `MOST_UNASKED` requests may be sent to another machine.
-        out: a file to write.
+        outs: files to write.
         postgres: where PostgreSQL is, as libpq reads it.
         redis: where Redis is, a URL.
     """
@@ -55,7 +55,7 @@ class Asked:
     repeat: int | None
     whole: bool
     yes: bool
-    out: str | None
+    outs: tuple[str, ...]
     postgres: str
     redis: str
 
@@ -66,14 +66,22 @@ def run_compare(asked: Asked, common: Common) -> int:
         raise Problem(f"the server of the comparison needs tornado: {INSTALL}")
     if asked.url is not None and asked.workload != "crawl":
         raise Problem(f"a page of your own goes with the workload crawl, not with {asked.workload}")
-    with Signals(), raised_as_problem():
-        if asked.out is not None:
-            page.checked_path(asked.out)
+    with Signals("before the comparison was done"), raised_as_problem():
+        outs = [page.checked_path(path) for path in dict.fromkeys(asked.outs)]
         made = WORKLOADS[asked.workload](asked, running_line(common))
-        if asked.out is not None:
-            page.save(made, asked.out)
         write_stdout(json.dumps(made.to_dict()) if common.json else made.text())
-    return ExitCode.OK
+        saved = [_saved(made, path) for path in outs]
+    return ExitCode.OK if all(saved) else ExitCode.FAILED
+
+
+def _saved(made: Result, path: str) -> bool:
+    """Write a file; a full disk is no reason to lose the others."""
+    try:
+        page.save(made, path)
+    except OSError as error:
+        say(f"{path}: cannot be written: {error.strerror or error}")
+        return False
+    return True
 
 
 @contextmanager

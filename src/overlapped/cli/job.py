@@ -89,10 +89,13 @@ def call_users(label: str, call: Callable[[], Any]) -> Any:
     except UsageError as error:
         raise Problem(f"{users_place(error) or label}: {error}") from error
     except SyntaxError as error:
-        raise Problem(f"{users_place(error)}: {error.msg}", traceback=traceback_text(error)) from error
+        raise Problem(f"{users_place(error) or label}: {error.msg}", traceback=traceback_text(error)) from error
     except SystemExit as error:
-        raise _left(error, label) from error
-    except Exception as error:
+        code, message = left_with(error, label, "no flow was run", text_code=ExitCode.USAGE)
+        raise Problem(message, code) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         where = users_place(error) or label
         raise Problem(
             f"{where}: {type(error).__name__} while the flow was written; nothing was started",
@@ -101,13 +104,12 @@ def call_users(label: str, call: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _left(error: SystemExit, label: str) -> Problem:
-    """The file called sys.exit: its text is the message, its number the exit code."""
-    if isinstance(error.code, int):
-        return Problem(f"{label}: called sys.exit({error.code}); no flow was run", error.code)
-    if error.code is None:
-        return Problem(f"{label}: called sys.exit(); no flow was run", ExitCode.OK)
-    return Problem(str(error.code))
+def left_with(error: SystemExit, place: str, then: str, *, text_code: int) -> tuple[int, str]:
+    """The code and the sentence for their sys.exit: its number is the code, as a shell sees it; its text is told."""
+    if error.code is None or isinstance(error.code, int):
+        shown = "" if error.code is None else error.code
+        return int(error.code or 0) & 0xFF, f"{place}: called sys.exit({shown}); {then}"
+    return text_code, str(error.code)
 
 
 def find_flow(module: ModuleType, label: str, name: str | None) -> Flow[Any]:
