@@ -85,6 +85,22 @@ def makes_what_cannot_be_read(item: tuple[int, int]) -> Any:
     return Unpacks(parent, elsewhere=False) if n == 3 else n
 
 
+def yields_a_lock_at_3(n: int) -> Any:
+    yield n
+    if n == 3:
+        yield threading.Lock()
+    yield from [n] * 100
+
+
+def spoils_its_first_result_once(item: tuple[int, str]) -> Any:
+    """What it gives first cannot be read where the run is, the first time."""
+    parent, path = item
+    if not os.path.exists(path):
+        count(0, path)
+        yield Unpacks(parent, elsewhere=False)
+    yield from range(100)
+
+
 def length(value: bytes) -> bytes:
     return value + b"!"
 
@@ -299,6 +315,16 @@ async def aseveral(n: int) -> Any:
     for _ in range(n):
         await asyncio.sleep(0)
         yield n
+
+
+async def ayields_a_lock_at_3(n: int) -> Any:
+    for result in yields_a_lock_at_3(n):
+        yield result
+
+
+async def aspoils_its_first_result_once(item: tuple[int, str]) -> Any:
+    for result in spoils_its_first_result_once(item):
+        yield result
 
 
 async def alisted(n: int) -> list[int]:

@@ -192,6 +192,21 @@ def test_a_result_that_cannot_be_read_here_is_the_failure_of_its_item_only():
     assert {item: type(error) for item, error in failures.items()} == {items[3]: kit.Boom}
 
 
+@pytest.mark.parametrize("fn", [kit.yields_a_lock_at_3, kit.ayields_a_lock_at_3])
+def test_a_generator_that_gives_what_cannot_travel_ends_there_and_holds_up_no_other(fn):
+    values, failures = kept(flow(range(6)).flat_map(fn, on="process", concurrency=1))
+    assert values == sorted([3] + [n for n in range(6) if n != 3 for _ in range(101)])
+    assert [*failures] == [3]
+    assert "a result of type lock cannot be sent" in failures[3].__notes__[0]
+
+
+@pytest.mark.parametrize("fn", [kit.spoils_its_first_result_once, kit.aspoils_its_first_result_once])
+def test_a_generator_whose_result_cannot_be_read_has_ended_before_it_is_called_again(tmp_path, fn):
+    items = [(os.getpid(), f"{tmp_path}/1"), (os.getpid(), f"{tmp_path}/2")]
+    retry = Retry(attempts=2, base_s=0.001)
+    assert flow(items).flat_map(fn, on="process", concurrency=1, retry=retry).collect() == [*range(100)] * 2
+
+
 def test_an_item_that_cannot_travel_is_one_failure():
     import threading
 

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import PLAIN_TYPES, describe, is_awaitable, is_generator, refuse_result
-from overlapped._engine.host import ERROR, OK
+from overlapped._engine.host import ERROR, OK, PART, SPOILED
 from overlapped._engine.parcels import BY_NAME, pack, pack_error
 
 if TYPE_CHECKING:
@@ -168,12 +168,13 @@ def _checked(
     entry: tuple[int, int, object, tuple[float, float, int]], packing: Packing
 ) -> tuple[int, int, object, Any]:
     """An outcome that can travel: a result that cannot becomes an error that says so."""
-    number, _, value, times = entry
+    number, code, value, times = entry
     try:
         pack(value, packing)
     except Exception as error:  # noqa: BLE001 - what pickle raises depends on the object
-        error.add_note(f"overlapped: a result of type {type(value).__name__} cannot be sent to the run's process")
-        return number, ERROR, tuple(pack_error(error, packing)), times
+        of_type = type(value[0] if isinstance(value, list) and code == PART else value).__name__
+        error.add_note(f"overlapped: a result of type {of_type} cannot be sent to the run's process")
+        return number, SPOILED if code == PART else ERROR, tuple(pack_error(error, packing)), times
     return entry
 
 
