@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import zipapp
 from typing import Any
 
 import pytest
@@ -481,6 +482,44 @@ def test_functions_classes_and_errors_of_a_script_travel(tmp_path):
         """,
     )
     assert (done.stdout, done.stderr) == ("[2, 6]\nodd (3,)\n", "")
+
+
+def test_functions_of_a_script_travel_on_to_the_processes_of_a_call(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from overlapped import flow
+
+        def move(n): return n + 1
+
+        def moved(n): return flow(range(n)).map(move, on="process", concurrency=1).collect()
+
+        if __name__ == "__main__":
+            print(flow([2, 3]).map(moved, on="process", concurrency=1).collect())
+        """,
+    )
+    assert (done.stdout, done.stderr) == ("[[1, 2], [1, 2, 3]]\n", "")
+
+
+@pytest.mark.parametrize("is_archive", [False, True], ids=["folder", "archive"])
+def test_functions_of_a_folder_or_an_archive_that_is_run_travel(tmp_path, is_archive):
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "steps.py").write_text("STEP = 1\n")
+    text = """
+        from overlapped import flow
+        from steps import STEP
+
+        def move(n): return n + STEP
+
+        if __name__ == "__main__":
+            print(flow([1, 2]).map(move, on="process").collect())
+    """
+    (app / "__main__.py").write_text(textwrap.dedent(text))
+    if is_archive:
+        zipapp.create_archive(app, tmp_path / "app.pyz")
+    done = script(tmp_path, "", "app.pyz" if is_archive else "app")
+    assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
 
 
 def test_a_module_run_by_name_travels(tmp_path):
