@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import os
 import re
@@ -10,6 +11,8 @@ import signal
 import threading
 import time
 from typing import Any, Self
+
+_TASKS: list[asyncio.Task[None]] = []  # of `leaves_a_task`
 
 
 class Boom(Exception):
@@ -99,6 +102,47 @@ def spoils_its_first_result_once(item: tuple[int, str]) -> Any:
         count(0, path)
         yield Unpacks(parent, elsewhere=False)
     yield from range(100)
+
+
+def leaves_an_exit_handler(n: int) -> int:
+    """One that takes longer than a process whose handlers nobody waits for has."""
+
+    def clean_up() -> None:
+        time.sleep(0.1)
+        print("cleaned up")
+
+    atexit.register(clean_up)
+    return n
+
+
+async def aleaves_an_exit_handler(n: int) -> int:
+    return leaves_an_exit_handler(n)
+
+
+def leaves_a_thread(n: int) -> int:
+    print("called")
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    return n
+
+
+async def aleaves_a_thread(n: int) -> int:
+    return leaves_a_thread(n)
+
+
+async def leaves_a_task(n: int) -> int:
+    """One that ignores its cancellation."""
+
+    async def stays() -> None:
+        while True:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                continue
+
+    print("called")
+    _TASKS.append(asyncio.create_task(stays()))
+    await asyncio.sleep(0)
+    return n
 
 
 def length(value: bytes) -> bytes:

@@ -602,6 +602,19 @@ def test_standard_output_of_a_call_is_that_of_the_run(tmp_path):
     assert (done.stdout, done.stderr) == ("hello\n", "")
 
 
+@pytest.mark.parametrize("fn", [kit.leaves_an_exit_handler, kit.aleaves_an_exit_handler])
+def test_exit_handlers_of_a_process_run_to_their_end(fn, capfd):
+    assert flow([1]).map(fn, on="process").collect() == [1]
+    assert capfd.readouterr().out == "cleaned up\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fn", [kit.leaves_a_thread, kit.aleaves_a_thread, kit.leaves_a_task])
+def test_what_a_call_leaves_behind_does_not_keep_its_process(fn, capfd):
+    assert flow([1]).map(fn, on="process").collect() == [1]
+    assert capfd.readouterr().out == "called\n"
+
+
 # -- coroutine functions ----------------------------------------------------------------------------------
 
 

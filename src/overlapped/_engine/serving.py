@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +29,10 @@ FLUSH_S: Final = 0.002
 
 LONG_S: Final = 0.005
 """A call that has run for so long is told of, and what was done before it is sent."""
+
+LEAVE_S: Final = 3
+"""When all has been said, what calls have left behind in a process (threads, tasks, exit handlers) has so long. It is
+less than the 5 s after which its run ends a host that closes its resources."""
 
 
 class Task:
@@ -64,6 +70,17 @@ def unpack(
         say(["unreadable", numbers, task.packed(error)])
         return []
     return list(zip(numbers, items, strict=True))
+
+
+def leave_soon() -> None:
+    """Have the kernel end this process, if what calls have left behind does not end by itself."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()  # Python does it at the very end, which may not come
+        except (AttributeError, ValueError, OSError):  # there is none, or a call has closed it
+            continue
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LEAVE_S)
 
 
 class Orders:
