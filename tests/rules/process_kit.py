@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import os
 import re
@@ -10,6 +11,8 @@ import signal
 import threading
 import time
 from typing import Any, Self
+
+_TASKS: list[asyncio.Task[None]] = []  # of `leaves_a_task`
 
 
 class Boom(Exception):
@@ -83,6 +86,63 @@ def makes_a_lock(n: int) -> Any:
 def makes_what_cannot_be_read(item: tuple[int, int]) -> Any:
     n, parent = item
     return Unpacks(parent, elsewhere=False) if n == 3 else n
+
+
+def yields_a_lock_at_3(n: int) -> Any:
+    yield n
+    if n == 3:
+        yield threading.Lock()
+    yield from [n] * 100
+
+
+def spoils_its_first_result_once(item: tuple[int, str]) -> Any:
+    """What it gives first cannot be read where the run is, the first time."""
+    parent, path = item
+    if not os.path.exists(path):
+        count(0, path)
+        yield Unpacks(parent, elsewhere=False)
+    yield from range(100)
+
+
+def leaves_an_exit_handler(n: int) -> int:
+    """One that takes longer than a process whose handlers nobody waits for has."""
+
+    def clean_up() -> None:
+        time.sleep(0.1)
+        print("cleaned up")
+
+    atexit.register(clean_up)
+    return n
+
+
+async def aleaves_an_exit_handler(n: int) -> int:
+    return leaves_an_exit_handler(n)
+
+
+def leaves_a_thread(n: int) -> int:
+    print("called")
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    return n
+
+
+async def aleaves_a_thread(n: int) -> int:
+    return leaves_a_thread(n)
+
+
+async def leaves_a_task(n: int) -> int:
+    """One that ignores its cancellation."""
+
+    async def stays() -> None:
+        while True:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                continue
+
+    print("called")
+    _TASKS.append(asyncio.create_task(stays()))
+    await asyncio.sleep(0)
+    return n
 
 
 def length(value: bytes) -> bytes:
@@ -299,6 +359,16 @@ async def aseveral(n: int) -> Any:
     for _ in range(n):
         await asyncio.sleep(0)
         yield n
+
+
+async def ayields_a_lock_at_3(n: int) -> Any:
+    for result in yields_a_lock_at_3(n):
+        yield result
+
+
+async def aspoils_its_first_result_once(item: tuple[int, str]) -> Any:
+    for result in spoils_its_first_result_once(item):
+        yield result
 
 
 async def alisted(n: int) -> list[int]:

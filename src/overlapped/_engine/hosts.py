@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from overlapped._engine.host import OK, Host
+from overlapped._engine.host import GOES_ON, OK, SPOILED, Host
 from overlapped._engine.ledger import Places
 from overlapped._engine.parcels import PackedError, know_main, pack, refuse_while_main_is_imported, unpack_error
 from overlapped._engine.ports import Outcome, Running
@@ -193,6 +193,7 @@ class HostPort:
         host = self._host_of(index)
         if host is not None and index not in host.cancelled:
             host.cancelled.add(index)
+            host.spoiled.pop(index, None)
             host.unheard.add(index)
             host.link.send(["cancel", index])
             if self._is_single:
@@ -444,11 +445,12 @@ class HostPort:
             results = pickle.loads(values)  # noqa: S301 - a private socket to a process of our own
         except Exception as error:  # noqa: BLE001 - classes that this process does not have, or their own __setstate__
             error.add_note(f"overlapped: a result from {host.link.place} cannot be read here")
-            self._suspect(host, list(dict.fromkeys(entry[0] for entry in entries)), error, is_sure=True)
+            self._lost_results(host, entries, error)
             return
         self._item_bytes = max(len(values) / len(entries), self._item_bytes)
         others = sum(other.in_flight for other in self._hosts if other is not host)
         outcomes = []
+        over: list[int] = []  # of those that have lost a part
         spent_s = 0.0
         verb, each_s, offset_s = self._work.verb, cpu_s / len(entries), self._offset_s + host.link.offset_s
         sent, limit, is_map = host.sent, self._limit, verb in ("map", "flat_map")
@@ -466,6 +468,9 @@ class HostPort:
                 if self._suspects:
                     self._suspects.discard(number)
                 continue
+            if code == SPOILED or number in host.spoiled:
+                over += self._over_without_part(host, number, code, value)
+                continue
             outcome = host.outcome(verb, entry, value, offset_s, each_s, at_once)
             if outcome is not None:
                 outcomes.append(outcome)
@@ -473,6 +478,36 @@ class HostPort:
                 if self._suspects and outcome.kind != "part":
                     self._suspects.discard(outcome.number)
         self._after(host, outcomes, spent_s)
+        self._end_spoiled(host, over)
+
+    def _lost_results(self, host: Host, entries: list[Entry], error: BaseException) -> None:
+        """What a host has told cannot be read; among several, nobody knows which it was."""
+        numbers = dict.fromkeys(entry[0] for entry in entries if entry[0] in host.sent)
+        over = [entry[0] for entry in entries if entry[1] not in GOES_ON]
+        is_sure = len(numbers) == 1
+        for number in numbers:
+            if number not in over:
+                self._spoil(host, number, error, is_sure=is_sure)
+        self._suspect(host, over, error, is_sure=is_sure)
+
+    def _over_without_part(self, host: Host, number: int, code: int, value: Any) -> list[int]:
+        """What a host tells of a generator that has lost a part; its number, if that was its end."""
+        if code == SPOILED:
+            self._spoil(host, number, unpack_error(PackedError(*value), host.link.place), is_sure=True)
+        return [] if code in GOES_ON else [number]
+
+    def _spoil(self, host: Host, number: int, error: BaseException, *, is_sure: bool) -> None:
+        """A generator has lost a part and goes on: it ends first, or it would mix with the call that is made again."""
+        if number in host.sent and number not in host.cancelled:
+            host.spoiled.setdefault(number, (error, is_sure))
+            host.link.send(["ack", number, -1])
+            host.link.send(["cancel", number])
+
+    def _end_spoiled(self, host: Host, numbers: list[int]) -> None:
+        """They have ended, and what was lost of them is told."""
+        for number in numbers:
+            error, is_sure = host.spoiled.pop(number)
+            self._suspect(host, [number], error, is_sure=is_sure)
 
     def _after(self, host: Host, outcomes: list[Outcome], spent_s: float) -> None:
         if not host.sent:
@@ -480,6 +515,8 @@ class HostPort:
             host.in_flight = 0
         if host.emitted:
             host.emitted.intersection_update(host.sent)
+        if host.spoiled:
+            host.spoiled = {number: why for number, why in host.spoiled.items() if number in host.sent}
         if host.cancelled:
             host.cancelled.intersection_update(host.sent)
             host.unheard.intersection_update(host.sent)

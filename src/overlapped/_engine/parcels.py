@@ -24,7 +24,8 @@ from overlapped.errors import RemoteError, UsageError
 AS_IMPORTED: Final = "__mp_main__"
 
 Origin = tuple[str, str]
-"""Where `__main__` comes from: ("module", name) or ("path", file); ("", "") if it cannot be imported."""
+"""Where `__main__` comes from: ("module", name) or ("path", what `runpy.run_path` takes); ("", "") if it cannot be
+imported."""
 
 
 class Packing(NamedTuple):
@@ -146,9 +147,11 @@ def main_origin() -> Origin:
     if isinstance(main, LazyMain):
         return main.origin
     spec = getattr(main, "__spec__", None)
+    path = getattr(main, "__file__", None)
+    if spec is not None and spec.name == "__main__" and path:  # a folder or an archive is run, by its path
+        return "path", os.path.abspath(os.path.dirname(path))
     if spec is not None and spec.name:
         return "module", spec.name
-    path = getattr(main, "__file__", None)
     if isinstance(path, str) and os.path.isfile(path):
         return "path", os.path.abspath(path)
     return "", ""
