@@ -438,6 +438,10 @@ class Ported:
         if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
             crew.scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
             return
+        if job.index > crew.last:  # it had ended when nobody wanted it any more, but that was not known yet
+            self.lost[job.index] = job
+            self._end_lost(outcome)
+            return
         error = crew.own_error(error)
         self._learn(outcome, job.item, error)
         delay = crew.judge(job, error)
