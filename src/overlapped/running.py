@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from overlapped._engine.callables import kind_of
 from overlapped._engine.ending import Ending
 from overlapped._engine.failure import Failure, add_note, short
 from overlapped._engine.lineage import split
@@ -83,8 +84,8 @@ class RunOptions:
             isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 0
         ):
             raise UsageError(f"run(max_failures): max_failures must be an int >= 0, got {max_failures!r}")
-        if progress is not None and not callable(progress):
-            raise UsageError(f"run(progress): progress must be a function of a RunRecord, got {progress!r}")
+        if progress is not None and (not callable(progress) or kind_of(progress) != "plain"):
+            raise UsageError(f"run(progress): progress must be a plain function of a RunRecord, got {progress!r}")
         self.keep = on_failure == "keep" or max_failures is not None
         self.max_failures = max_failures
         self.progress = progress

@@ -276,6 +276,16 @@ def test_a_bad_per_key_is_refused_when_written(per_key):
         flow([1]).map(same, key=host, per_key=per_key)
 
 
+def test_a_key_that_turns_out_to_be_awaitable_is_that_items_failure(lane):
+    async def key(item):
+        return item
+
+    chain = flow(["a"]).map(in_lane(lane, same), on=lane, key=lambda item: key(item), per_key=1)
+    values, error = outcome(chain)
+    assert (values, type(error)) == ([], UsageError)
+    assert "coroutine" in str(error)
+
+
 def test_an_async_key_function_is_refused_when_written():
     async def key(n):
         return n

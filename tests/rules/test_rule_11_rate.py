@@ -222,6 +222,15 @@ def test_what_is_no_rate_is_refused_when_written(rate):
         flow([1]).map(same, rate=rate)
 
 
+def test_an_async_weigh_function_is_refused_when_written():
+    async def weigh(item):
+        return 1
+
+    for options in ({"rate": Rate(5, weigh=weigh)}, {"key": same, "per_key": Rate(5, weigh=weigh)}):
+        with pytest.raises(UsageError, match="weigh must be a plain function"):
+            flow([1]).map(same, **options)
+
+
 @virtual
 async def test_who_waited_for_a_token_does_not_start_above_a_limit_lowered_meanwhile(ordered):
     calls = Calls(service_s=lambda n: 2.5 if n else 0.5)

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from overlapped import Rate, Report, Retry, RunRecord, StageRecord
+from overlapped import Rate, Report, Retry, RunRecord, StageRecord, UsageError
 from overlapped.testing import virtual
 from tests.rules.kit import (
     LONG_S,
@@ -510,6 +510,16 @@ async def test_progress_is_called_five_times_a_second():
     assert seen == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]) or seen == pytest.approx(
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
     )
+
+
+def test_an_async_progress_function_is_refused_before_anything_runs():
+    async def show(record):
+        print(record)
+
+    ran: list[int] = []
+    with pytest.raises(UsageError, match="progress must be a plain function"):
+        flow([1]).map(ran.append).run(progress=show)
+    assert ran == []
 
 
 def test_a_broken_progress_function_loses_no_item():

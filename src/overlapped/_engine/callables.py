@@ -20,7 +20,7 @@ from types import (
     MethodType,
     NoneType,
 )
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from overlapped.errors import UsageError
 
@@ -191,6 +191,18 @@ def refuse_result(value: object, described: Described, lane: str, *, verb: str =
             f"{verb}({name}): {name} returned a generator; write .flat_map({name}) (many results an item)"
         )
     return None
+
+
+def require_value(value: Any, option: str) -> Any:
+    """What the function of an option gave, unless it would have to be awaited: nobody does.
+
+    Raises:
+        UsageError: it would.
+    """
+    if is_awaitable(value):
+        close_unstarted(value)
+        raise UsageError(f"{option}: its function must be plain, and returned {type(value).__name__}, to be awaited")
+    return value
 
 
 def close_unstarted(value: object) -> None:

@@ -18,7 +18,7 @@ from overlapped._engine.scope import CLOCK_STEP_S, cancelled_from_outside, runni
 from overlapped._engine.trays import DROPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from typing import Any
 
     from overlapped._engine.crew import Crew
@@ -283,14 +283,15 @@ class Direct:
             else:
                 turn.arm()
         while len(self.slots) <= self.target:
+            only_head = crew.is_for_head(self.target - len(self.slots) + self.idle, self._calling())
             if crew.paused_s_left() > 0:
                 await self._sleep()
-            elif (job := crew.next_ready()) is not None:
+            elif (job := crew.next_ready(only_head=only_head)) is not None:
                 self._go(slot)
                 await self._perform(slot, job, None)
                 slot.at_gate = True
                 self.idle += 1
-            elif crew.refill():
+            elif (not only_head or crew.admitted == crew.head) and crew.refill():
                 self._go(slot)
                 return True
             else:
@@ -301,6 +302,9 @@ class Direct:
         self.slots.discard(slot)
         self.idle -= 1
         return False
+
+    def _calling(self) -> Iterator[int]:
+        return (slot.index for slot in self.slots if not slot.at_gate)
 
     def _go(self, slot: _Slot) -> None:
         """Leave the gate for a call, and see to it that someone else looks for the next item."""
@@ -444,7 +448,8 @@ class Direct:
 
     def _is_beyond_limit(self) -> bool:
         """True if one more call would be too many: the limit has been lowered while this worker waited."""
-        return len(self.slots) - self.idle - self.crew.waiting > self.target
+        crew = self.crew
+        return not crew.holds_slots and len(self.slots) - self.idle - crew.waiting > self.target
 
     async def _idle_for(self, seconds: float) -> None:
         """Wait in the slot, making no call."""

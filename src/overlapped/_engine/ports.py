@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from overlapped._engine.callables import close_unstarted, is_awaitable, is_for_loop, is_generator
@@ -132,7 +133,10 @@ class Ported:
         self.is_open = False
         self.retired: Callable[[], None] | None = None
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expired, self.busy)
+        may_come_back = crew.spec.retry is not None or crew.spec.weighs
         self.one_by_one = crew.bucket is not None or crew.keys is not None or crew.up.gathers
+        if crew.holds_slots and may_come_back:  # to a slot that must not have gone to one that was put behind it
+            self.one_by_one = True
         self.was_paced = False
         crew.scope.closers.append(self.close)
 
@@ -300,16 +304,20 @@ class Ported:
         crew = self.crew
         if crew.paused_s_left() > 0:
             return None
-        if (due := crew.next_ready()) is not None:
+        free = self.limit - len(self.pending) - len(self.held) - len(self.lost)
+        only_head = crew.is_for_head(free, chain(self.pending, (job.index for job in self.held)))
+        if (due := crew.next_ready(only_head=only_head)) is not None:
             return due
         if crew.is_held:
             return None
         while self.backlog:
+            if only_head and self.backlog[0].index != crew.head:
+                return None
             job = self.backlog.popleft()
             if job.index <= crew.fatal_at:
                 return job
             crew.drop(job)
-        return crew.next_job()
+        return crew.next_job() if not only_head or crew.admitted == crew.head else None
 
     def _take_back(self) -> None:
         """Nothing may start now: what the port has not started waits here."""
@@ -429,6 +437,10 @@ class Ported:
         assert isinstance(error, BaseException)
         if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
             crew.scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
+            return
+        if job.index > crew.last:  # it had ended when nobody wanted it any more, but that was not known yet
+            self.lost[job.index] = job
+            self._end_lost(outcome)
             return
         error = crew.own_error(error)
         self._learn(outcome, job.item, error)

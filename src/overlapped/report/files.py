@@ -32,7 +32,10 @@ def checked_path(path: str | os.PathLike[str], name: str) -> str:
     Raises:
         UsageError: it cannot.
     """
-    path = os.fsdecode(path)
+    try:
+        path = os.fsdecode(path)
+    except TypeError:
+        raise UsageError(f"{name}: {name} must be a path, got {path!r}") from None
     if "\0" in path:
         raise UsageError(f"{name} {path!r}: a path must be without NUL characters; write another name")
     if not os.path.basename(path) or os.path.isdir(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.callables import kind_of
+from overlapped._engine.callables import kind_of, require_value
 from overlapped._engine.failure import Failure, as_value, set_cause
 from overlapped._engine.feed import Feed, Through
 from overlapped._engine.lineage import beside, split
@@ -83,16 +83,15 @@ class CatchFeed(Through):
         """Put what becomes of a failure into `result`; False ends the flow."""
         stage = self.stage
         try:
-            if not isinstance(failure.error, stage.types) or (stage.where and not stage.where(failure.error)):
+            if not isinstance(failure.error, stage.types) or not _asked("where", stage.where, failure.error):
                 result.append(failure)
                 return not self.is_fatal
-            if stage.do is not None:
-                stage.do(failure.error)
+            _asked("do", stage.do, failure.error)
             if stage.stop:
                 return False
             if stage.replace is not NOTHING:
                 replace: Any = stage.replace
-                result.append(replace(failure.error) if callable(replace) else replace)
+                result.append(_asked("replace", replace, failure.error) if callable(replace) else replace)
         except Exception as error:  # noqa: BLE001 - the user's handler; its error becomes the failure
             if error is not failure.error:
                 set_cause(error, failure.error)
@@ -106,6 +105,11 @@ class CatchFeed(Through):
             result.append(Failure(as_value(error, "catch"), "catch", failure.item, dead=True))
             return False
         return True
+
+
+def _asked(option: str, handler: Callable[[Any], object] | None, error: BaseException) -> object:
+    """What a handler gives; True where there is none."""
+    return handler is None or require_value(handler(error), f"catch({option})")
 
 
 class Catch:
