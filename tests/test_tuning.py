@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlapped import Retry, flow
+from overlapped import Retry, TooLarge, flow
 from overlapped.control.auto import AUTO
 from overlapped.control.base import Outcome, Sample
 from overlapped.control.batch_size import MOST, BatchSize
@@ -238,6 +238,53 @@ def test_a_size_that_is_refused_is_found_with_few_refusals(most):
     sizes, refused = _sized(0.02, 1e-4, most=most)
     assert 0.8 * most <= sizes.limit <= most
     assert refused <= 6
+
+
+def test_batches_that_began_before_a_refusal_do_not_end_the_run():
+    """They are larger than the size that holds by now, of which nothing is known yet."""
+    sizes = BatchSize(start=64)
+    sizes.finished(Sample(0.1, 0.0, "ignore", 8, True, 64, None, True))
+    for ended in range(1, 8):
+        sizes.finished(Sample(0.1 + 0.01 * ended, 0.0, "ok", 8, True, 64))
+    assert 1 <= sizes.limit <= 64
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_the_smallest_sizes_grow_after_a_refusal_too(start):
+    sizes, now_s = BatchSize(start=start), 1.0
+    sizes.finished(Sample(0.1, 0.0, "ignore", 1, True, 4 * start, None, True))  # so that it grows by small steps
+    for _ in range(60):
+        now_s += 0.1
+        sizes.finished(Sample(now_s, now_s - 0.1, "ok", 1, True, sizes.limit))
+    assert sizes.limit >= 3 * start
+    assert sizes.is_settled
+
+
+@pytest.mark.parametrize("start", [2, 5])
+def test_a_size_that_cannot_grow_by_one_is_settled(start):
+    """Else the limit of calls in flight would never have its turn."""
+    sizes, now_s = BatchSize(start=start), 0.0
+    for call in range(20):
+        size = start // 2 if call < 2 else sizes.limit
+        took_s = 0.001 * (1.15 * start * 0.04 + size)  # 1.15 times the start is wanted
+        now_s += took_s
+        sizes.finished(Sample(now_s, now_s - took_s, "ok", 1, True, size))
+    assert sizes.limit == start
+    assert sizes.is_settled
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("place", [13, 100_000])
+def test_one_huge_item_does_not_keep_batches_small(concurrency, place):
+    async def save(numbers: list[int]) -> int:
+        if place in numbers and len(numbers) > 1:
+            raise TooLarge("a huge item")
+        await asyncio.sleep(0.02 + 1e-4 * len(numbers))
+        return len(numbers)
+
+    report = run(flow(range(200_000)).batch().map(save, concurrency=concurrency).arun())
+    assert report.stages[-1].batch_size >= 2_000
+    assert report.stages[-1].calls <= 200
 
 
 def test_no_call_lasts_longer_than_a_second_for_the_sake_of_its_size():

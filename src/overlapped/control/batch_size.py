@@ -11,7 +11,8 @@ beyond what it has seen. Three things overrule it:
 
 - the measured rate: an octave that handles clearly more items per second (5 %, 2.5 standard errors) is better,
   whatever the fit says (a service that collapses above some size is no straight line);
-- refusals: a call that was too large, or that ran out of time, is a ceiling, found by bisection;
+- refusals: a call that was too large, or that ran out of time, is a ceiling, found by bisection, until a call as
+  large is fine (the other half of a batch in which one item was huge);
 - time: one call may take max(1 s, 25 x the fastest one), so that a batch never holds its items for long.
 
 A batch is what has queued, at most this size, and never waits to fill. So a size that batches do not reach
@@ -110,6 +111,7 @@ class BatchSize:
         self._in_flight = 1
         self._fastest_s = math.inf
         self._refused: float = math.inf  # the smallest size that was refused
+        self._refused_s = math.inf  # when that was
         self._good = 0  # the largest that was not
         self._is_timing_out = False
         self._has_turned = False
@@ -141,6 +143,8 @@ class BatchSize:
         if sample.started_s >= self._stepped_s:  # one begun before the step could not know the size
             self._full_share += (is_full - self._full_share) / 8
         self._good = max(self._good, size)
+        if sample.started_s >= self._refused_s:
+            self._take_back(size)
         self._in_flight = sample.in_flight
         self._fastest_s = min(self._fastest_s, service_s)
         for octave in self._octaves.values():
@@ -161,11 +165,16 @@ class BatchSize:
     # -- growing -----------------------------------------------------------------------------------
 
     def _step(self, now_s: float) -> None:
-        here = self._octaves[max(k for k in self._octaves if k <= self.limit.bit_length())]
-        best = max(self._octaves.values(), key=lambda octave: octave.per_s if octave.calls >= 2 else 0.0)
+        known = self.limit.bit_length()
+        here = self._octaves[min(self._octaves, key=lambda octave: abs(octave - known))]
+        allowed = [octave for octave in self._octaves.values() if octave.items < self._refused]
+        best = max(allowed, key=lambda octave: octave.per_s if octave.calls >= 2 else 0.0, default=here)
         if best is not here and best.beats(here):
             self.evidence = _rates(best, here)
-            self._settle(now_s, best.items, "hold:slower")
+            if best.items < self.limit:
+                self._settle(now_s, best.items, "hold:slower")
+            else:  # the limit was cut since
+                self._go(min(best.items, self._ceiling()), "grow")
             return
         a_s, c_s = self._fit()
         wanted = a_s / (c_s * EPS) if c_s > 0 else math.inf
@@ -175,8 +184,8 @@ class BatchSize:
         self.evidence = f"a call {_seconds(a_s)}, an item {_seconds(c_s)}: {wanted:,.0f} wanted"
         factor = 1.4 if self._has_turned else 4.0 if share > _MOSTLY_FIXED else 2.0
         target = min(wanted, most, self._ceiling())
-        if target >= 1.1 * self.limit and self.limit < self._max:
-            self._go(min(target, self.limit * factor), "grow")
+        if int(target) >= 1.1 * self.limit and self.limit < self._max:
+            self._go(min(target, math.ceil(self.limit * factor)), "grow")
             return
         reason = "hold:max" if self.limit >= self._max else "hold:refused" if self._refused <= 1.1 * self.limit else ""
         reason = reason or ("hold:time" if most < wanted else "hold:no-gain")
@@ -232,7 +241,7 @@ class BatchSize:
             return
         if sample.size >= self._refused:
             return  # begun before the size was cut
-        self._refused = sample.size
+        self._refused, self._refused_s = sample.size, sample.now_s
         self._is_timing_out = not sample.is_too_large
         if self._good >= self._refused:
             self._good = 0  # it has become smaller
@@ -241,6 +250,13 @@ class BatchSize:
         self._is_growing = True
         self.evidence = f"{sample.size:,} refused, {self._good:,} not"
         self._go(self._good if self._good > 0.1 * sample.size else sample.size / 2, "cut:too-large")
+
+    def _take_back(self, size: int) -> None:
+        """A call that began after a refusal was fine: was it not the size? The other half of a batch with one huge item."""
+        if size >= self._refused:
+            self._refused = math.inf
+        if self._is_growing and size > self.limit:
+            self._go(size, "grow")
 
     # -- looking again -------------------------------------------------------------------------------
 
