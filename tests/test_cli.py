@@ -339,6 +339,22 @@ def test_a_job_leaves_no_cached_files_beside_it(here):
     assert os.listdir() == ["job.py"]
 
 
+@pytest.mark.parametrize("args", [["run", "--json", "job.py"], ["run", "--json", "none.py"], ["report", "run.json"]])
+def test_a_closed_stdout_is_told_by_every_command(here, args):
+    here(overlapped("run", "--json", here(OK)).stdout, "run.json")
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *args],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    said = "none.py: no such file" if "none.py" in args else "writing to stdout: [Errno 9] it is closed"
+    assert done.returncode == (2 if "none.py" in args else 1)
+    assert done.stderr.splitlines()[-1].startswith(f"overlapped: {said}")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_closed_stdout_is_told_not_waited_for(here):
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "run", here(OK)],
