@@ -447,6 +447,7 @@ def test_bad_input_is_told_in_one_line_with_exit_2(here, args, message):
         (["run", "--max-failures", "-1", "x.py"], "-1 is not in the range x>=0"),
         (["run", "--on-failure", "raise", "--max-failures", "1", "x.py"], "--max-failures goes with"),
         (["demo", "--items", "0"], "0 is not in the range"),
+        (["demo", "--delay", "nan"], "nan is not in the range 0<=x<=10"),
     ],
 )
 def test_bad_options_are_told_in_one_line_with_exit_2(args, words):

@@ -99,6 +99,8 @@ def test_the_table_names_every_model_and_says_what_was_measured_on_a_part():
         (["--concurrency", "0"], "0 is not in the range 1<=x<=10000"),
         (["--repeat", "0"], "0 is not in the range"),
         (["--delay", "-1"], "-1.0 is not in the range"),
+        (["--delay", "nan"], "nan is not in the range 0<=x<=60"),
+        (["--requests", "1" + "0" * 20], "at most 1,000,000 fit into memory"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_started(arguments, said):

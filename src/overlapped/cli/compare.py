@@ -26,6 +26,10 @@ MOST_UNASKED = 100
 """Requests sent to another machine without asking."""
 
 
+MOST_REQUESTS = 1_000_000
+"""Of each, address, times and digest are held until all models have run: 1 kB."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the options say; None stands for what the workload finds right.
@@ -61,6 +65,8 @@ class Asked:
 
 def run_compare(asked: Asked, common: Common) -> int:
     """Compare and return the exit code."""
+    if asked.requests is not None and asked.requests > MOST_REQUESTS:
+        raise Problem(f"--requests {asked.requests}: at most {MOST_REQUESTS:,} fit into memory; write a smaller number")
     if asked.url is not None and asked.workload != "crawl":
         raise Problem(f"a page of your own goes with the workload crawl, not with {asked.workload}")
     with Signals("before the comparison was done"), raised_as_problem():
