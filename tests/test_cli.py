@@ -339,6 +339,22 @@ def test_a_job_leaves_no_cached_files_beside_it(here):
     assert os.listdir() == ["job.py"]
 
 
+@pytest.mark.parametrize("args", [["run", "--json", "job.py"], ["run", "--json", "none.py"], ["report", "run.json"]])
+def test_a_closed_stdout_is_told_by_every_command(here, args):
+    here(overlapped("run", "--json", here(OK)).stdout, "run.json")
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *args],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    said = "none.py: no such file" if "none.py" in args else "writing to stdout: [Errno 9] it is closed"
+    assert done.returncode == (2 if "none.py" in args else 1)
+    assert done.stderr.splitlines()[-1].startswith(f"overlapped: {said}")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_closed_stdout_is_told_not_waited_for(here):
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "run", here(OK)],
@@ -431,6 +447,7 @@ def test_bad_input_is_told_in_one_line_with_exit_2(here, args, message):
         (["run", "--max-failures", "-1", "x.py"], "-1 is not in the range x>=0"),
         (["run", "--on-failure", "raise", "--max-failures", "1", "x.py"], "--max-failures goes with"),
         (["demo", "--items", "0"], "0 is not in the range"),
+        (["demo", "--delay", "nan"], "nan is not in the range 0<=x<=10"),
     ],
 )
 def test_bad_options_are_told_in_one_line_with_exit_2(args, words):

@@ -11,7 +11,7 @@ import pytest
 
 from overlapped.report import files
 from overlapped.report.data import to_dict
-from tests.test_report import make_record
+from tests.test_report import make_record, make_stage
 
 JOB = """
 import asyncio
@@ -96,6 +96,14 @@ def test_what_json_writes_when_no_flow_ran_says_so(folder):
     shown = overlapped(folder, "report", "run.json")
     assert shown.returncode == 2
     assert shown.stderr.endswith("run.json: it tells of a command that ran no flow: nothing.py: no such file\n")
+
+
+def test_what_the_encoding_of_stdout_does_not_know_is_escaped(folder, monkeypatch):
+    (folder / "run.json").write_text(json.dumps(to_dict(make_record(stages=(make_stage(name="\u00fc\u2192"),)))))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = overlapped(folder, "report", "run.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xfc\\u2192" in done.stdout
 
 
 def test_a_full_disk_is_told_with_the_file(folder):

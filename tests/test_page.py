@@ -245,6 +245,19 @@ def test_the_moment_after_the_last_point_is_no_peak_of_throughput():
     assert max(rate for _, rate in rates) < 200  # and not 10,000, for 10 calls within a millisecond
 
 
+def test_stages_that_are_left_out_of_the_pictures_are_told():
+    record = make_record(stages=tuple(make_stage(name=f"stage {n}") for n in range(30)))
+    told = "of 30 stages with calls, the chronology shows the first 20, limit and times 8"
+    assert told in list(page.notes(record))
+    assert told in page.page(record)
+    assert not any("stages with calls" in note for note in page.notes(make_record()))
+
+
+def test_one_call_is_a_call():
+    stage = make_stage(name="fetch", calls=1, kept_calls=(Call(0, 0, 0.1, 0.1),))
+    assert "fetch: 1 call, 1 slot" in str(figures.chronology(make_record(stages=(stage,))))
+
+
 def test_percentiles_are_named_at_their_lines_where_there_is_room():
     bins = (Bin(0.1, 0.11, 50), Bin(0.4, 0.44, 45), Bin(0.9, 0.99, 5))
     drawn = str(figures.histogram(make_stage(latencies=bins)))

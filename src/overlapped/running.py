@@ -345,6 +345,7 @@ class Run(Scope):
         """
         if self.final is not None:
             return self.final
+        loop_cpu_s = self.watch.loop_cpu_s()  # before that of the process, which holds it
         cpu, voluntary, involuntary, peak = _usage()
         failures = (
             self.failures if self.raised is None else [self.raised, *(f for f in self.failures if f is not self.raised)]
@@ -365,7 +366,7 @@ class Run(Scope):
             voluntary_switches=voluntary - self._usage[1],
             involuntary_switches=involuntary - self._usage[2],
             peak_rss_bytes=peak,
-            loop_cpu_s=self.watch.loop_cpu_s(),
+            loop_cpu_s=loop_cpu_s,
             loop_wait_s=self.watch.loop_wait_s(),
             source_items=self.source_items,
             source_s=max((feed.busy_s() for feed in self.pulled if feed.is_source), default=0.0),

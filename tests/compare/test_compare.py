@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -98,6 +99,8 @@ def test_the_table_names_every_model_and_says_what_was_measured_on_a_part():
         (["--concurrency", "0"], "0 is not in the range 1<=x<=10000"),
         (["--repeat", "0"], "0 is not in the range"),
         (["--delay", "-1"], "-1.0 is not in the range"),
+        (["--delay", "nan"], "nan is not in the range 0<=x<=60"),
+        (["--requests", "1" + "0" * 20], "at most 1,000,000 fit into memory"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_started(arguments, said):
@@ -275,6 +278,39 @@ def test_a_missing_package_is_a_row_with_the_line_to_install(monkeypatch):
         "status": "not run",
         "reason": "no_such_package is not installed: pip install 'overlapped[compare]'",
     }
+
+
+def without(monkeypatch, tmp_path, package):
+    """In the processes that are started from now on, a package cannot be found."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import importlib.util, sys
+sys.modules[{package!r}] = None
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == {package!r} else found(name, *more)
+""")
+    paths = filter(None, [str(tmp_path), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+def test_without_uvloop_all_but_its_own_model_run(monkeypatch, tmp_path):
+    without(monkeypatch, tmp_path, "uvloop")
+    done = overlapped(*QUICK, "-m", "uvloop", "-m", "overlapped", "-q", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [(row["name"], row["status"], row["reason"]) for row in json.loads(done.stdout)["models"]] == [
+        ("uvloop", "not run", "uvloop is not installed: pip install 'overlapped[compare]'"),
+        ("overlapped", "ok", None),
+    ]
+
+
+def test_without_tornado_files_and_pages_of_the_users_are_compared_still(monkeypatch, tmp_path, server_port):
+    without(monkeypatch, tmp_path, "tornado")
+    done = overlapped(*QUICK)
+    assert done.returncode == 2
+    assert done.stderr == "overlapped: the server of the comparison needs tornado: pip install 'overlapped[compare]'\n"
+    done = overlapped(
+        *QUICK, f"http://127.0.0.1:{server_port}/page/1", "-m", "blocking", "-m", "tornado", "-q", "--json"
+    )
+    assert [row["status"] for row in json.loads(done.stdout)["models"]] == ["ok", "not run"]
 
 
 def test_a_model_that_cannot_run_is_not_tried_again_and_stays_as_a_row(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -175,6 +176,17 @@ def overlapped(context: click.Context, /, **common: Any) -> None:
     context.obj = common
 
 
+class _Seconds(click.FloatRange):
+    """A range that nan is outside of: click compares, and nan is neither below nor above anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 FREE_PORT = "free"
 """What `--dashboard` without a port stands for."""
 
@@ -263,7 +275,7 @@ def report_(file: str, failed: bool, trace: str | None, out: str | None, text: b
 @click.option("--items", type=click.IntRange(1, 400), default=400, show_default=True, help="Pages to fetch.")
 @click.option(
     "--delay",
-    type=click.FloatRange(min=0, max=10),
+    type=_Seconds(min=0, max=10),
     default=0.1,
     show_default=True,
     metavar="S",
@@ -296,7 +308,7 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 @click.option(
     "--delay",
     "delay_s",
-    type=click.FloatRange(min=0, max=60),
+    type=_Seconds(min=0, max=60),
     show_default="0.1; 0.01 in a pipeline",
     metavar="S",
     help="How late each answer is.",

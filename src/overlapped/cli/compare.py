@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 from overlapped.cli.say import ExitCode, Problem, say, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
 from overlapped.compare import page
-from overlapped.compare.base import INSTALL, ComparisonError
+from overlapped.compare.base import ComparisonError
 from overlapped.compare.catalog import chosen_models
 from overlapped.compare.workloads import crawl, files, hash_and_save, pipeline, sweep, url
 
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
 
 MOST_UNASKED = 100
 """Requests sent to another machine without asking."""
+
+
+MOST_REQUESTS = 1_000_000
+"""Of each, address, times and digest are held until all models have run: 1 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class Asked:
 
 def run_compare(asked: Asked, common: Common) -> int:
     """Compare and return the exit code."""
-    if importlib.util.find_spec("tornado") is None:
-        raise Problem(f"the server of the comparison needs tornado: {INSTALL}")
+    if asked.requests is not None and asked.requests > MOST_REQUESTS:
+        raise Problem(f"--requests {asked.requests}: at most {MOST_REQUESTS:,} fit into memory; write a smaller number")
     if asked.url is not None and asked.workload != "crawl":
         raise Problem(f"a page of your own goes with the workload crawl, not with {asked.workload}")
     with Signals("before the comparison was done"), raised_as_problem():

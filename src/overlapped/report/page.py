@@ -264,6 +264,9 @@ def notes(record: RunRecord) -> Iterator[str]:
         yield f"CPU {seconds(record.cpu_s)} ({record.cpu_s / record.elapsed_s:.0%} of one core){loop}"
     if record.peak_rss_bytes:
         yield f"peak memory {record.peak_rss_bytes / 2**20:,.0f} MiB"
+    if (count := len(figures.calling(record))) > MOST_COURSES:
+        bands = min(count, figures.MOST_BANDS)
+        yield f"of {count} stages with calls, the chronology shows the first {bands}, limit and times {MOST_COURSES}"
     for error in record.cleanup_errors[:EXAMPLES]:
         yield f"while the run was closed: {plain_error(error)}"
 
