@@ -345,6 +345,10 @@ def inner(n: int) -> int:
 # -- coroutine functions ----------------------------------------------------------------------------------
 
 
+async def afalls_silent_at_3(item: tuple[int, str]) -> int:
+    return falls_silent_at_3(item)
+
+
 async def adouble(n: int) -> int:
     await asyncio.sleep(0)
     return 2 * n

@@ -367,10 +367,12 @@ def test_a_call_that_cannot_be_cancelled_loses_its_process(monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["keeps the interpreter", "is stopped"])
-def test_a_call_whose_process_can_say_nothing_is_timed_out_too(monkeypatch, how):
-    monkeypatch.setattr(hosts, "CANCEL_S", 0.1)
+@pytest.mark.parametrize("fn", [kit.falls_silent_at_3, kit.afalls_silent_at_3])
+def test_a_call_whose_process_can_say_nothing_is_timed_out_too(monkeypatch, fn, how):
+    for name in ("CANCEL_S", "DEAF_S"):
+        monkeypatch.setattr(hosts, name, 0.1)
     monkeypatch.setattr(hosts, "SILENT_S", 0.3)
-    chain = flow([(n, how) for n in range(8)]).map(kit.falls_silent_at_3, on="process", concurrency=1, timeout_s=0.2)
+    chain = flow([(n, how) for n in range(8)]).map(fn, on="process", concurrency=1, timeout_s=0.2)
     values, failures = kept(chain)
     assert values == [n for n in range(8) if n != 3]
     assert [type(error) for error in failures.values()] == [CallTimeout]
