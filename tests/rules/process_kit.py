@@ -331,6 +331,20 @@ class DiesOnce:
         os._exit(3)
 
 
+class OpensOnce:
+    """A factory that takes for ever from the second time on."""
+
+    def __init__(self, folder: object) -> None:
+        self.path = f"{folder}/opened"
+
+    def __call__(self) -> str:
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            time.sleep(100)
+        return self.path
+
+
 def with_path(item: tuple[int, str], connection: str) -> int:
     assert connection == item[1]
     return item[0]

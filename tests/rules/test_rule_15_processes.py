@@ -750,6 +750,13 @@ def test_a_job_that_begins_while_it_is_looked_for_stops_no_process():
     assert sent == [["back", [6, 7, 8]]]
 
 
+def test_a_process_that_still_opens_its_resources_at_the_end_of_a_run_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "GRACE_S", 0.2)
+    connection = kit.OpensOnce(tmp_path)
+    items = [(n, connection.path) for n in range(20)]
+    assert flow(items).using(connection=connection).map(kit.with_path, on="process").collect() == [*range(20)]
+
+
 def test_a_process_killed_while_it_opens_resources_is_replaced(tmp_path):
     items = [(n, str(tmp_path / "died")) for n in range(20)]
     chain = flow(items).map(kit.with_path, on="process", concurrency=1).using(connection=kit.DiesOnce(tmp_path))

@@ -218,18 +218,10 @@ class HostPort:
         killed = 0
         while self._hosts:
             waited_s = self._loop.time() - began
-            busy = [host for host in self._hosts if host.sent and waited_s >= grace_s]
-            stuck = [host for host in self._hosts if not host.sent and waited_s >= max(grace_s, GRACE_S)]
-            for host in busy + stuck:
-                if host.is_condemned:
-                    continue
-                host.is_condemned = True
-                host.link.kill()
-                if host in busy:
-                    killed += min(len(host.sent), max(1, host.may_run))
-                else:
-                    where = host.link.place
-                    self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
+            if waited_s >= grace_s:
+                killed += self._end_busy()
+            if waited_s >= max(grace_s, GRACE_S):
+                self._end_stuck()
             await self._change(max(0.001, min(0.05, grace_s - waited_s)))
         self._deliver = lambda outcomes: None
         for ready in self._ready:
@@ -238,6 +230,26 @@ class HostPort:
         if end is not None:
             await end()
         return killed
+
+    def _end_busy(self) -> int:
+        """Kill hosts whose calls go on; returns how many calls."""
+        killed = 0
+        for host in self._hosts:
+            if host.sent and not host.is_condemned:
+                host.is_condemned = True
+                host.link.kill()
+                killed += min(len(host.sent), max(1, host.may_run))
+        return killed
+
+    def _end_stuck(self) -> None:
+        """Kill hosts that close their resources, or still open them: these came too late, which is no failure."""
+        for host in self._hosts:
+            if not (host.sent or host.is_condemned):
+                host.is_condemned = True
+                host.link.kill()
+                if host.is_ready:
+                    where = host.link.place
+                    self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
 
     async def _change(self, most_s: float) -> None:
         """Wait until a host has ended, or for so long."""
