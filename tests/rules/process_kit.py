@@ -26,6 +26,14 @@ class Stubborn(Exception):
         super().__init__(f"{one} and {two}")
 
 
+class NotFound(Exception):
+    """An exception whose __init__ makes the message."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{url} was not found")
+        self.url = url
+
+
 class Unpacks:
     """An object that fails to be unpacked in a process other than `pid` (or in it)."""
 
@@ -77,6 +85,10 @@ def fails_at_3(n: int) -> int:
 
 def fails_stubbornly(n: int) -> int:
     raise Stubborn("this", "that")
+
+
+def finds_nothing(url: str) -> None:
+    raise NotFound(url)
 
 
 def makes_a_lock(n: int) -> Any:

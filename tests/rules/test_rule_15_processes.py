@@ -166,6 +166,11 @@ def test_an_exception_that_cannot_be_read_back_is_a_remote_error_with_its_text()
     assert "in fails_stubbornly" in error.text
 
 
+def test_an_exception_whose_init_makes_its_message_says_it_once():
+    _, error = outcome(flow(["x"]).map(kit.finds_nothing, on="process"))
+    assert (type(error), str(error), error.url) == (kit.NotFound, "x was not found", "x")
+
+
 def test_system_exit_ends_the_run_as_it_does_in_other_lanes():
     with pytest.raises(SystemExit, match="5"):
         flow(range(10)).map(kit.leaves, on="process").run()
