@@ -26,6 +26,14 @@ class Stubborn(Exception):
         super().__init__(f"{one} and {two}")
 
 
+class NotFound(Exception):
+    """An exception whose __init__ makes the message."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{url} was not found")
+        self.url = url
+
+
 class Unpacks:
     """An object that fails to be unpacked in a process other than `pid` (or in it)."""
 
@@ -77,6 +85,10 @@ def fails_at_3(n: int) -> int:
 
 def fails_stubbornly(n: int) -> int:
     raise Stubborn("this", "that")
+
+
+def finds_nothing(url: str) -> None:
+    raise NotFound(url)
 
 
 def makes_a_lock(n: int) -> Any:
@@ -331,6 +343,20 @@ class DiesOnce:
         os._exit(3)
 
 
+class OpensOnce:
+    """A factory that takes for ever from the second time on."""
+
+    def __init__(self, folder: object) -> None:
+        self.path = f"{folder}/opened"
+
+    def __call__(self) -> str:
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            time.sleep(100)
+        return self.path
+
+
 def with_path(item: tuple[int, str], connection: str) -> int:
     assert connection == item[1]
     return item[0]
@@ -343,6 +369,10 @@ def inner(n: int) -> int:
 
 
 # -- coroutine functions ----------------------------------------------------------------------------------
+
+
+async def afalls_silent_at_3(item: tuple[int, str]) -> int:
+    return falls_silent_at_3(item)
 
 
 async def adouble(n: int) -> int:

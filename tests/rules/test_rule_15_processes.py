@@ -166,6 +166,11 @@ def test_an_exception_that_cannot_be_read_back_is_a_remote_error_with_its_text()
     assert "in fails_stubbornly" in error.text
 
 
+def test_an_exception_whose_init_makes_its_message_says_it_once():
+    _, error = outcome(flow(["x"]).map(kit.finds_nothing, on="process"))
+    assert (type(error), str(error), error.url) == (kit.NotFound, "x was not found", "x")
+
+
 def test_system_exit_ends_the_run_as_it_does_in_other_lanes():
     with pytest.raises(SystemExit, match="5"):
         flow(range(10)).map(kit.leaves, on="process").run()
@@ -367,10 +372,12 @@ def test_a_call_that_cannot_be_cancelled_loses_its_process(monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["keeps the interpreter", "is stopped"])
-def test_a_call_whose_process_can_say_nothing_is_timed_out_too(monkeypatch, how):
-    monkeypatch.setattr(hosts, "CANCEL_S", 0.1)
+@pytest.mark.parametrize("fn", [kit.falls_silent_at_3, kit.afalls_silent_at_3])
+def test_a_call_whose_process_can_say_nothing_is_timed_out_too(monkeypatch, fn, how):
+    for name in ("CANCEL_S", "DEAF_S"):
+        monkeypatch.setattr(hosts, name, 0.1)
     monkeypatch.setattr(hosts, "SILENT_S", 0.3)
-    chain = flow([(n, how) for n in range(8)]).map(kit.falls_silent_at_3, on="process", concurrency=1, timeout_s=0.2)
+    chain = flow([(n, how) for n in range(8)]).map(fn, on="process", concurrency=1, timeout_s=0.2)
     values, failures = kept(chain)
     assert values == [n for n in range(8) if n != 3]
     assert [type(error) for error in failures.values()] == [CallTimeout]
@@ -746,6 +753,13 @@ def test_a_job_that_begins_while_it_is_looked_for_stops_no_process():
     host.jobs.extend([Begun((5, "a")), (6, "b"), (7, "c"), (8, "d")])
     host._take(["cancel", 7], memoryview(b""), threading.get_ident())
     assert sent == [["back", [6, 7, 8]]]
+
+
+def test_a_process_that_still_opens_its_resources_at_the_end_of_a_run_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "GRACE_S", 0.2)
+    connection = kit.OpensOnce(tmp_path)
+    items = [(n, connection.path) for n in range(20)]
+    assert flow(items).using(connection=connection).map(kit.with_path, on="process").collect() == [*range(20)]
 
 
 def test_a_process_killed_while_it_opens_resources_is_replaced(tmp_path):

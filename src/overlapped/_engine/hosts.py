@@ -46,8 +46,8 @@ CANCEL_S: Final = 1.0
 """A plain call that was told to stop and goes on for so long loses its process."""
 
 SILENT_S: Final = 1.0
-"""A host that makes one call at a time tells of a long one within 20 ms. One that says nothing for so long cannot: its
-call keeps the interpreter, or the process is stopped. So from then on the time of that call runs."""
+"""A host tells of a long call within 20 ms. One that has work and says nothing for so long cannot: its call keeps the
+interpreter, or the process is stopped. So from then on the time of that call runs."""
 
 DEAF_S: Final = 5.0
 """A host of many calls that does not even hear of a cancellation for so long is held up by one of them, and ended."""
@@ -110,6 +110,7 @@ class HostPort:
         self._offset_s = clock() - time.perf_counter()
         self._most = most
         self._is_single = is_single
+        self._tells_soon = is_single or not work.own  # else its workers open what is their own before they begin
         self._most_ahead = ahead
         self._on_broken = on_broken
         self._on_cleanup_error = on_cleanup_error
@@ -152,7 +153,7 @@ class HostPort:
     def open(self, deliver: Callable[[list[Outcome]], None]) -> None:
         """Be ready; hosts start when there are jobs for them."""
         self._deliver = deliver
-        if self._is_single and self._timeout_s is not None:
+        if self._tells_soon and self._timeout_s is not None:
             self._later(SILENT_S, self._end_silent)
 
     def put(self, jobs: list[tuple[int, object]]) -> None:
@@ -178,7 +179,7 @@ class HostPort:
         calls = []
         for host in self._hosts:
             started = host.started
-            if self._is_single and len(host.sent) == 1 and not started and host.heard_s < silent_since_s:
+            if self._tells_soon and len(host.sent) == 1 and not started and host.heard_s < silent_since_s:
                 started = dict.fromkeys(host.sent, host.heard_s + SILENT_S)
             calls += [Running(number, started.get(number, math.inf)) for number in host.sent]
         return calls
@@ -217,18 +218,10 @@ class HostPort:
         killed = 0
         while self._hosts:
             waited_s = self._loop.time() - began
-            busy = [host for host in self._hosts if host.sent and waited_s >= grace_s]
-            stuck = [host for host in self._hosts if not host.sent and waited_s >= max(grace_s, GRACE_S)]
-            for host in busy + stuck:
-                if host.is_condemned:
-                    continue
-                host.is_condemned = True
-                host.link.kill()
-                if host in busy:
-                    killed += min(len(host.sent), max(1, host.may_run))
-                else:
-                    where = host.link.place
-                    self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
+            if waited_s >= grace_s:
+                killed += self._end_busy()
+            if waited_s >= max(grace_s, GRACE_S):
+                self._end_stuck()
             await self._change(max(0.001, min(0.05, grace_s - waited_s)))
         self._deliver = lambda outcomes: None
         for ready in self._ready:
@@ -237,6 +230,26 @@ class HostPort:
         if end is not None:
             await end()
         return killed
+
+    def _end_busy(self) -> int:
+        """Kill hosts whose calls go on; returns how many calls."""
+        killed = 0
+        for host in self._hosts:
+            if host.sent and not host.is_condemned:
+                host.is_condemned = True
+                host.link.kill()
+                killed += min(len(host.sent), max(1, host.may_run))
+        return killed
+
+    def _end_stuck(self) -> None:
+        """Kill hosts that close their resources, or still open them: these came too late, which is no failure."""
+        for host in self._hosts:
+            if not (host.sent or host.is_condemned):
+                host.is_condemned = True
+                host.link.kill()
+                if host.is_ready:
+                    where = host.link.place
+                    self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
 
     async def _change(self, most_s: float) -> None:
         """Wait until a host has ended, or for so long."""

@@ -113,9 +113,11 @@ def pack_error(error: BaseException, packing: Packing = BY_NAME) -> PackedError:
     """An exception, with the text of its traceback. Bytes that cannot be read back are left out."""
     text = "".join(traceback.format_exception(error))
     brief = short(error)
+    # Left to itself, pickle has __init__ make the message again, of the one that it has made.
+    args = error.args if type(error).__reduce__ is BaseException.__reduce__ else None
     try:
-        blob = pack(error, packing)
-        copy = pickle.loads(blob)  # noqa: S301 - what was just made
+        blob = pack((error, args), packing)
+        copy, _ = pickle.loads(blob)  # noqa: S301 - what was just made
         if type(copy) is not type(error):
             blob = b""
     except Exception:  # noqa: BLE001 - a class with an __init__ of its own, or something in it that cannot travel
@@ -129,7 +131,9 @@ def unpack_error(packed: PackedError, where: str) -> BaseException:
     if not packed.blob:
         return told
     try:
-        error = pickle.loads(packed.blob)  # noqa: S301 - a private socket to a process of our own
+        error, args = pickle.loads(packed.blob)  # noqa: S301 - a private socket to a process of our own
+        if args is not None:
+            error.args = args
     except Exception:  # noqa: BLE001 - as in `pack_error`
         return told
     if not isinstance(error, BaseException):
