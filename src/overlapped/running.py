@@ -11,7 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from overlapped._engine.callables import kind_of
-from overlapped._engine.failure import Failure, add_note, short
+from overlapped._engine.failure import Failure, add_note, as_value, short
 from overlapped._engine.lineage import split
 from overlapped._engine.loop import refuse_where_it_hangs
 from overlapped._engine.resources import Opened, open_on_loop
@@ -255,10 +255,11 @@ class Run(Scope):
             left.discard(work)
             try:
                 await work()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
-                self.cleanup_errors.append(error)
+            except BaseException as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                self.cleanup_errors.append(error)  # one is never lost
 
         while left:  # a loop that ends cancels every task, even those that have not begun
             tasks = [asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in left]
@@ -369,7 +370,7 @@ class Run(Scope):
         """What the run ends with, once it is finished: the user's own exception with notes, or None."""
         error = self.error
         if error is None:
-            errors = self.cleanup_errors
+            errors = [as_value(raised, self.source_name, kind="closing a run of") for raised in self.cleanup_errors]
             if not errors:
                 return None
             error = errors[0] if len(errors) == 1 else _group("errors while a run was closed", errors)
