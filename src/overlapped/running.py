@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from overlapped._engine.callables import kind_of
 from overlapped._engine.failure import Failure, add_note, as_value, short
+from overlapped._engine.feed import SCAN_ROUNDS
 from overlapped._engine.lineage import split
 from overlapped._engine.loop import refuse_where_it_hangs
 from overlapped._engine.resources import Opened, open_on_loop
@@ -322,15 +323,17 @@ class Run(Scope):
         if self._handed_s != math.inf:
             self.consumer_s += self.clock() - self._handed_s
             self._handed_s = math.inf
-        while self.has_started and not self.is_over:
+        for _ in range(SCAN_ROUNDS):
+            if self.is_over or not self.has_started:
+                return []
             try:
                 chunk = self.context.run(self.chain.take, DELIVERED_AT_ONCE)
             except BaseException as error:  # noqa: BLE001 - a stage's own; it must end the run, not only this call
                 self.abort(error)
-                break
+                return []
             if not chunk:
                 self.is_over = self.chain.ended
-                break
+                return []
             marks = self.chain.marks
             if not self.chain.is_clean() and Failure in map(type, chunk):
                 chunk, count = self._sift(chunk)
@@ -341,6 +344,7 @@ class Run(Scope):
                 self.items += len(chunk)
                 self._handed_s = self.clock()
                 return chunk
+        self.loop.call_soon(self._heard)  # nothing but failures, and there are more: let the loop turn first
         return []
 
     def _sift(self, chunk: list[object]) -> tuple[list[object], int]:

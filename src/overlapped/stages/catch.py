@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import kind_of, require_value
 from overlapped._engine.failure import Failure, as_value, set_cause
-from overlapped._engine.feed import Feed, Through
+from overlapped._engine.feed import SCAN_ROUNDS, Feed, Through
 from overlapped._engine.lineage import beside, split
 from overlapped.errors import UsageError
 
@@ -45,7 +45,7 @@ class CatchFeed(Through):
         """Items and what became of failures."""
         if self.ended:
             return []
-        while True:
+        for _ in range(SCAN_ROUNDS):
             chunk = self.up.take(want)
             self.marks = self.up.marks
             if not chunk:
@@ -55,6 +55,7 @@ class CatchFeed(Through):
                 return result
             if self.ended:
                 return []
+        return self.later()
 
     def _without_failures(self, chunk: list[object]) -> list[object]:
         result: list[object] = []
