@@ -10,7 +10,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from overlapped._engine.callables import kind_of
+from overlapped._engine.callables import is_plain
 from overlapped._engine.failure import Failure, add_note, as_value, short
 from overlapped._engine.feed import SCAN_ROUNDS
 from overlapped._engine.lineage import split
@@ -85,7 +85,7 @@ class RunOptions:
             isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 0
         ):
             raise UsageError(f"run(max_failures): max_failures must be an int >= 0, got {max_failures!r}")
-        if progress is not None and (not callable(progress) or kind_of(progress) != "plain"):
+        if progress is not None and not is_plain(progress):
             raise UsageError(f"run(progress): progress must be a plain function of a RunRecord, got {progress!r}")
         self.keep = on_failure == "keep" or max_failures is not None
         self.max_failures = max_failures

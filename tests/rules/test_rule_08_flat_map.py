@@ -328,7 +328,7 @@ def test_a_generator_in_a_thread_pauses_after_64_outputs_too():
 @pytest.mark.parametrize("kind", ["async", "inline"])
 @virtual
 async def test_an_item_that_is_tried_again_finds_a_slot_though_generators_behind_it_pause(kind, wait_s, limit):
-    failed = []
+    failed: list[int] = []
 
     def fn(n):
         if n == 0 and not failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.callables import kind_of, require_value
+from overlapped._engine.callables import is_plain, require_value
 from overlapped._engine.failure import Failure, as_value, set_cause
 from overlapped._engine.feed import SCAN_ROUNDS, Feed, Through
 from overlapped._engine.lineage import beside, split
@@ -141,9 +141,9 @@ class Catch:
                 )
         handlers: dict[str, Any] = {"where": where, "do": do}
         for name, value in handlers.items():
-            if value is not None and (not callable(value) or kind_of(value) != "plain"):
+            if value is not None and not is_plain(value):
                 raise UsageError(f"catch({name}): {name} must be a plain function of the exception, got {value!r}")
-        if callable(replace) and kind_of(replace) != "plain":
+        if callable(replace) and not is_plain(replace):
             raise UsageError(f"catch(replace): replace must be a value or a plain function, got {replace!r}")
         if not isinstance(stop, bool):
             raise UsageError(f"catch(stop): stop must be True or False, got {stop!r}")
