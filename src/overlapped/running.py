@@ -9,9 +9,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from overlapped._engine.callables import kind_of
+from overlapped._engine.callables import is_plain
 from overlapped._engine.ending import Ending
-from overlapped._engine.failure import Failure, add_note, short
+from overlapped._engine.failure import Failure, add_note, as_value, short
+from overlapped._engine.feed import SCAN_ROUNDS
 from overlapped._engine.lineage import split
 from overlapped._engine.loop import refuse_where_it_hangs
 from overlapped._engine.resources import Opened, open_on_loop
@@ -84,7 +85,7 @@ class RunOptions:
             isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 0
         ):
             raise UsageError(f"run(max_failures): max_failures must be an int >= 0, got {max_failures!r}")
-        if progress is not None and (not callable(progress) or kind_of(progress) != "plain"):
+        if progress is not None and not is_plain(progress):
             raise UsageError(f"run(progress): progress must be a plain function of a RunRecord, got {progress!r}")
         self.keep = on_failure == "keep" or max_failures is not None
         self.max_failures = max_failures
@@ -255,15 +256,17 @@ class Run(Scope):
         if self._handed_s != math.inf:
             self.consumer_s += self.clock() - self._handed_s
             self._handed_s = math.inf
-        while self.has_started and not self.is_over:
+        for _ in range(SCAN_ROUNDS):
+            if self.is_over or not self.has_started:
+                return []
             try:
                 chunk = self.context.run(self.chain.take, DELIVERED_AT_ONCE)
             except BaseException as error:  # noqa: BLE001 - a stage's own; it must end the run, not only this call
                 self.abort(error)
-                break
+                return []
             if not chunk:
                 self.is_over = self.chain.ended
-                break
+                return []
             marks = self.chain.marks
             if not self.chain.is_clean() and Failure in map(type, chunk):
                 chunk, count = self._sift(chunk)
@@ -274,6 +277,7 @@ class Run(Scope):
                 self.items += len(chunk)
                 self._handed_s = self.clock()
                 return chunk
+        self.loop.call_soon(self._heard)  # nothing but failures, and there are more: let the loop turn first
         return []
 
     def _sift(self, chunk: list[object]) -> tuple[list[object], int]:
@@ -303,7 +307,7 @@ class Run(Scope):
         """What the run ends with, once it is finished: the user's own exception with notes, or None."""
         error = self.error
         if error is None:
-            errors = self.cleanup_errors
+            errors = [as_value(raised, self.source_name, kind="closing a run of") for raised in self.cleanup_errors]
             if not errors:
                 return None
             error = errors[0] if len(errors) == 1 else _group("errors while a run was closed", errors)

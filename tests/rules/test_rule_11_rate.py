@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import math
 import time
+from typing import Any
 
 import pytest
 
@@ -226,7 +228,8 @@ def test_an_async_weigh_function_is_refused_when_written():
     async def weigh(item):
         return 1
 
-    for options in ({"rate": Rate(5, weigh=weigh)}, {"key": same, "per_key": Rate(5, weigh=weigh)}):
+    by_weight: Any = functools.partial(Rate, 5, weigh=weigh)
+    for options in ({"rate": by_weight()}, {"key": same, "per_key": by_weight()}):
         with pytest.raises(UsageError, match="weigh must be a plain function"):
             flow([1]).map(same, **options)
 

@@ -143,6 +143,11 @@ def kind_of(fn: Callable[..., object]) -> Kind:
     return _function_kind(_core(getattr(type(core), "__call__", None)))  # noqa: B004 - the object behind it is wanted
 
 
+def is_plain(fn: object) -> bool:
+    """True for a function whose call gives a value, as far as that can be told before it."""
+    return callable(fn) and kind_of(fn) == "plain"
+
+
 def is_awaitable(value: object) -> bool:
     """True if `value` can be awaited; 0.05 us for the values that plain functions usually return."""
     if type(value) in PLAIN_TYPES:

@@ -205,6 +205,10 @@ class Crew(Handover):
         """
         return self.saves_slot and free <= 1 and self.head not in calling
 
+    def with_slot_for_head(self, limit: int, for_turn: int) -> int:
+        """The limit, or one more than the generators that wait for their turn: after a cut they may hold all slots."""
+        return max(limit, for_turn + 1) if self.saves_slot else limit
+
     def next_ready(self, *, only_head: bool = False) -> Job | None:
         """The next job that is due; those beyond a failure that ends the run are dropped."""
         if only_head:

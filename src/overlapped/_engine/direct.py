@@ -84,6 +84,7 @@ class Direct:
         self.slots: set[_Slot] = set()
         self.numbers = Places()
         self.idle = 0
+        self.for_turn = 0  # generators that wait for their turn
         self.sleepers: deque[asyncio.Future[None]] = deque()
         self.emitters: deque[asyncio.Future[None]] = deque()
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire, self.busy)
@@ -102,8 +103,8 @@ class Direct:
         """How many workers there should be."""
         if self.retired is not None:
             return 0
-        limit = self.crew.limit
-        return limit if self.most is None else min(limit, self.most)
+        limit = self.crew.limit if self.most is None else min(self.crew.limit, self.most)
+        return self.crew.with_slot_for_head(limit, self.for_turn)
 
     def wake(self) -> None:
         """Let one worker look at the gate; it wakes others if there is more to do."""
@@ -501,7 +502,12 @@ class Direct:
             while len(crew.out) >= crew.cap:
                 await _wait_in(self.emitters)
         elif tray.is_full:
-            await tray.wait_for_room()
+            self.for_turn += 1
+            self.wake()
+            try:
+                await tray.wait_for_room()
+            finally:
+                self.for_turn -= 1
         slot.started_s = started + crew.scope.clock() - before
         self.deadline.watch(slot.started_s)
 

@@ -78,10 +78,11 @@ class Ending:
             left.discard(work)
             try:
                 await work()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
-                self.errors.append(error)
+            except BaseException as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                self.errors.append(error)  # one is never lost
 
         while left:  # a loop that ends cancels every task, even those that have not begun
             tasks = [asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in left]

@@ -15,6 +15,7 @@ from overlapped._engine.job import Job
 from overlapped._engine.ledger import why_busy, why_idle
 from overlapped._engine.lost import Lost
 from overlapped._engine.scope import CLOCK_STEP_S
+from overlapped._engine.trays import TRAY_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -262,6 +263,7 @@ class Ported:
         if self.retired is not None:
             return
         limit = crew.limit if self.most is None else min(crew.limit, self.most)
+        limit = crew.with_slot_for_head(limit, sum(count >= TRAY_SIZE for count in self.unacknowledged.values()))
         if limit != self.limit:
             self.limit = limit
             self.port.limit(limit)

@@ -315,11 +315,12 @@ class TaskFeed(Buffered):
                     before_s = self.clock()
                     await self._order.wait()
                     self.idle_s += self.clock() - before_s
-                self.buffer.append(await iterator.__anext__())
+                try:
+                    self.buffer.append(await iterator.__anext__())
+                except StopAsyncIteration:
+                    return
                 self.produced += 1
                 self.hear()
-        except StopAsyncIteration:
-            pass
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and not task.cancelling():

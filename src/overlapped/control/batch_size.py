@@ -252,7 +252,7 @@ class BatchSize:
         self._go(self._good if self._good > 0.1 * sample.size else sample.size / 2, "cut:too-large")
 
     def _take_back(self, size: int) -> None:
-        """A call that began after a refusal was fine: was it not the size? The other half of a batch with one huge item."""
+        """A call begun after a refusal was fine, so it was not the size: the other half of a batch with one huge item."""
         if size >= self._refused:
             self._refused = math.inf
         if self._is_growing and size > self.limit:

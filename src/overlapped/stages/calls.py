@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from overlapped._engine.callables import describe, kind_of
+from overlapped._engine.callables import describe, is_plain
 from overlapped.control.auto import AUTO, Auto
 from overlapped.control.base import ControllerSpec
 from overlapped.errors import UsageError
@@ -82,7 +82,7 @@ class CallStage:
         self._check_weigh(at, self.options.rate)
 
     def _check_weigh(self, at: str, rate: Rate | None) -> None:
-        if rate is not None and rate.weigh is not None and kind_of(rate.weigh) != "plain":
+        if rate is not None and rate.weigh is not None and not is_plain(rate.weigh):
             raise UsageError(f"{at}: weigh must be a plain function of the item, got {rate.weigh!r}")
 
     def _check_keys(self, at: str) -> None:
