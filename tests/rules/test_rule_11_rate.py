@@ -228,7 +228,8 @@ def test_an_async_weigh_function_is_refused_when_written():
     async def weigh(item):
         return 1
 
-    by_weight: Any = functools.partial(Rate, 5, weigh=weigh)
+    make: Any = Rate
+    by_weight = functools.partial(make, 5, weigh=weigh)
     for options in ({"rate": by_weight()}, {"key": same, "per_key": by_weight()}):
         with pytest.raises(UsageError, match="weigh must be a plain function"):
             flow([1]).map(same, **options)

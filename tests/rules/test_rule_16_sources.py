@@ -343,6 +343,8 @@ FUNCTIONS = {
     "function returning an async generator": lambda: _agen()(),
     "async function returning a list": _async_list,
     "async function returning an async generator": _async_agen,
+    "function returning a coroutine": lambda: _async_list(),
+    "function returning a coroutine of an async generator": lambda: _async_agen(),
     "partial": functools.partial(range, 1, 3),
     "class": type("Numbers", (), {"__iter__": lambda self: iter((1, 2))}),
     "flow": lambda: flow([1, 2]).map(same),
@@ -377,6 +379,17 @@ def test_a_function_that_returns_no_iterable_ends_the_run_with_a_usage_error(ret
     assert values == []
     assert type(error) is UsageError
     assert "must return an iterable" in str(error)
+
+
+def test_a_coroutine_that_gives_another_one_is_no_source(way):
+    async def outer():
+        return _async_list()
+
+    for function in (outer, lambda: outer()):
+        values, error = outcome(flow(function), way)
+        assert values == []
+        assert type(error) is UsageError
+        assert "got coroutine" in str(error)
 
 
 def test_a_class_that_can_be_iterated_is_a_source():

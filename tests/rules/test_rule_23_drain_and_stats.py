@@ -89,7 +89,7 @@ async def test_drain_flushes_open_batches():
     assert [n for batch in batches for n in batch] == list(range(pulled.count))
 
 
-@pytest.mark.parametrize("kind", ["generator", "async generator"])
+@pytest.mark.parametrize("kind", ["generator", "async generator", "coroutine"])
 def test_drain_before_a_source_function_has_returned_pulls_nothing_of_what_it_gives(kind):
     pulled = Pulled(total=100)
     is_called, may_return = threading.Event(), threading.Event()
@@ -97,7 +97,10 @@ def test_drain_before_a_source_function_has_returned_pulls_nothing_of_what_it_gi
     def make():
         is_called.set()
         assert may_return.wait(LONG_S)
-        return pulled.of(kind)
+        return gives() if kind == "coroutine" else pulled.of(kind)
+
+    async def gives():
+        return pulled.of("generator")
 
     async def main():
         async with flow(make).map(same).open() as items:

@@ -539,6 +539,7 @@ class Direct:
                 return late
             if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
                 scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
+                slot.is_dropped = True
                 raise asyncio.CancelledError
             return crew.own_error(error)
         finally:

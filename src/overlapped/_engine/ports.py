@@ -339,11 +339,9 @@ class Ported:
             if crew.keys is not None and not crew.keys.enter(job):
                 return False
             delay = max(crew.key_paused_s_left(job), 0.0 if crew.has_token(job) else crew.reserve(job))
-        except Exception as error:  # noqa: BLE001 - the user's key or weigh function; it is the item's failure
+        # The user's key or weigh function; it is the item's failure. KeyboardInterrupt and its like end the run.
+        except (Exception, asyncio.CancelledError, GeneratorExit) as error:  # noqa: BLE001 - see above
             self._end(job, crew.fail(job, crew.own_error(error)))
-            return False
-        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and its like end the run
-            crew.scope.abort(error)
             return False
         if delay <= 0:
             crew.use_token(job)
