@@ -528,6 +528,38 @@ def test_the_file_gets_its_arguments_and_is_not_main(here):
     assert [json.loads(line) for line in done.stdout.splitlines()] == [False, ["job.py", "a", "--json", "-q"]]
 
 
+@pytest.mark.parametrize("name", ["my-job.py", "a b.py", "job"])
+def test_its_functions_reach_processes_whatever_the_files_name(here, name):
+    here(
+        """
+from dataclasses import dataclass
+from overlapped import flow
+
+@dataclass
+class Page:
+    number: int
+
+def load(number):
+    return Page(number)
+
+def number(page):
+    return page.number
+
+assert __name__ != "__main__"
+f = flow(range(3)).map(load, on="process").map(number)
+""",
+        name,
+    )
+    done = overlapped("run", "-q", name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n2\n", "")
+
+
+def test_a_job_that_is_a_link_reaches_processes(here):
+    here("from overlapped import flow\ndef twice(n):\n    return 2 * n\nf = flow([1]).map(twice, on='process')\n")
+    os.symlink("job.py", "link.py")
+    assert overlapped("run", "-q", "link.py").stdout == "2\n"
+
+
 def test_the_files_folder_is_importable(here, tmp_path):
     folder = tmp_path / "jobs"
     folder.mkdir()

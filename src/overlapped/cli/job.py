@@ -10,6 +10,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from overlapped._engine.parcels import AS_IMPORTED
 from overlapped.cli.say import ExitCode, Problem, traceback_text, users_place
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def _siblings(path: Path) -> list[Path]:
 def _run_file(path: Path, args: Sequence[str]) -> ModuleType:
     """Run a file as a module: `__name__` is not "__main__", its folder is importable."""
     stem = path.stem
+    is_importable = stem.isidentifier() and path.resolve().name == f"{stem}.py"
     # a job named like a module that is already in use must not take its place
-    name = stem if stem.isidentifier() and stem not in sys.modules else f"overlapped_job_{stem}"
+    name = stem if is_importable and stem not in sys.modules else AS_IMPORTED
     spec = importlib.util.spec_from_loader(name, _Script(name, str(path.absolute())), origin=str(path))
     if spec is None:
         raise Problem(f"{path}: Python cannot load it as a module")
@@ -76,6 +78,9 @@ def _run_file(path: Path, args: Sequence[str]) -> ModuleType:
     sys.argv = [str(path), *args]
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules[name] = module
+    if name == AS_IMPORTED:  # processes find it as they find the script of `python job.py`
+        module.__spec__ = None
+        sys.modules["__main__"] = module
     call_users(path.name, lambda: spec.loader.exec_module(module) if spec.loader else None)
     return module
 
