@@ -415,7 +415,11 @@ texts = flow(["bad\\x1b[2J", "bad\\u202e", "\\x1b]0;title\\x07"]).map(check)
         (["two.py:other"], "two.py:other is of type int, not a flow. (found: small, big)"),
         (["two.py:flow"], "two.py:flow is overlapped's own function, not a flow. (found: small, big)"),
         (["tow.py"], "tow.py: no such file. Did you mean 'two.py'?"),
+        (["tow.py:big"], "tow.py: no such file. Did you mean 'two.py:big'?"),
+        (["two"], "two: no such file. Did you mean 'two.py'?"),
+        (["jobs.two:big"], "jobs.two: no such file. Did you mean 'jobs/two.py:big'?"),
         (["nothing/like/it.py"], "nothing/like/it.py: no such file"),
+        (["x" * 300], f"{'x' * 300}: no such file"),
         (["."], ".: is a folder, not a Python file"),
         (
             ["none.py"],
@@ -428,6 +432,8 @@ texts = flow(["bad\\x1b[2J", "bad\\u202e", "\\x1b]0;title\\x07"]).map(check)
 )
 def test_bad_input_is_told_in_one_line_with_exit_2(here, args, message):
     here(TWO, "two.py")
+    os.mkdir("jobs")
+    here(TWO, "jobs/two.py")
     here("x = 1\n", "none.py")
     here(
         "from overlapped import flow\ndef needy(n):\n    return flow([n])\ndef wrong():\n    return []\n",

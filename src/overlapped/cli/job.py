@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import os
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -45,16 +46,26 @@ def load_job(target: str, args: Sequence[str]) -> Flow[Any]:
 def _split(target: str) -> tuple[Path, str | None]:
     """The file and the flow's name; a file whose own name holds a colon is taken as it is."""
     head, colon, tail = target.rpartition(":")
-    if colon and tail.isidentifier() and not Path(target).exists():
+    if colon and tail.isidentifier() and not os.path.exists(target):
         path, name = Path(head), tail
     else:
         path, name = Path(target), None
-    if path.is_dir():
+    if os.path.isdir(path):
         raise Problem(f"{path}: is a folder, not a Python file")
-    if not path.exists():
-        near = difflib.get_close_matches(path.name, [other.name for other in _siblings(path)], n=1)
-        raise Problem(f"{path}: no such file" + (f". Did you mean '{path.with_name(near[0])}'?" if near else ""))
+    if not os.path.exists(path):  # unlike Path.exists, it takes a name that is too long
+        near = _meant(path)
+        flow = f":{name}" if name else ""
+        raise Problem(f"{path}: no such file" + (f". Did you mean '{near}{flow}'?" if near else ""))
     return path, name
+
+
+def _meant(path: Path) -> Path | None:
+    """The file that there is instead: with its suffix, that of a dotted module, or of a similar name."""
+    for other in (path.with_name(f"{path.name}.py"), Path(str(path).replace(".", "/") + ".py")):
+        if path.name and os.path.isfile(other):
+            return other
+    near = difflib.get_close_matches(path.name, [other.name for other in _siblings(path)], n=1)
+    return path.with_name(near[0]) if near else None
 
 
 def _siblings(path: Path) -> list[Path]:
