@@ -367,6 +367,13 @@ def test_a_closed_stdout_is_told_not_waited_for(here):
     assert done.stderr.splitlines()[-1].startswith("overlapped: writing results to stdout: ")
 
 
+def test_a_job_that_closes_stdout_is_told_that_its_results_are_lost(here):
+    done = overlapped("run", "-q", here("import sys\nfrom overlapped import flow\nsys.stdout.close()\nf = flow([1])\n"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("overlapped: writing results to stdout: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_help_into_a_closed_pipe_is_quiet():
     read, write = os.pipe()
     os.close(read)

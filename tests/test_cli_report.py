@@ -66,6 +66,15 @@ def test_a_run_writes_its_report_and_trace_and_report_reads_it_back(folder):
     assert json.loads((folder / "again.json").read_text())["traceEvents"]
 
 
+def test_a_job_that_goes_to_another_folder_leaves_its_report_in_this_one(folder):
+    (folder / "away").mkdir()
+    (folder / "job.py").write_text(f"import os\nos.chdir('away')\n{JOB}")
+    overlapped(folder, "run", "-q", "job.py:job", "--report", "run.html", "--trace", "run.json")
+    assert (folder / "run.html").exists()
+    assert (folder / "run.json").exists()
+    assert list((folder / "away").iterdir()) == []
+
+
 def test_what_json_writes_is_a_report_too(folder):
     done = overlapped(folder, "run", "--json", "job.py:job")
     (folder / "run.json").write_text(done.stdout)

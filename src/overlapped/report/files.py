@@ -27,7 +27,7 @@ MOST_BYTES: Final = 200 * 2**20
 
 
 def checked_path(path: str | os.PathLike[str], name: str) -> str:
-    """`path`, if a file can be written there; found out before anything runs.
+    """`path` in full, if a file can be written there; found out before anything runs, which may go to another folder.
 
     Raises:
         UsageError: it cannot.
@@ -42,7 +42,7 @@ def checked_path(path: str | os.PathLike[str], name: str) -> str:
         raise UsageError(f"{name} {path!r}: there is no folder {folder}")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise UsageError(f"{name} {path!r}: cannot be written")
-    return path
+    return os.path.abspath(path)
 
 
 def _is_same_file(path: str, other: str) -> bool:
