@@ -115,6 +115,14 @@ def test_what_the_encoding_of_stdout_does_not_know_is_escaped(folder, monkeypatc
     assert "\\xfc\\u2192" in done.stdout
 
 
+def test_a_trace_does_not_take_the_place_of_the_record_that_it_is_made_of(folder):
+    (folder / "run.json").write_text(json.dumps(to_dict(make_record())))
+    done = overlapped(folder, "report", "run.json", "--trace", "./run.json")
+    assert done.returncode == 2
+    assert "the record would be lost" in done.stderr
+    assert overlapped(folder, "report", "run.json").returncode == 0
+
+
 def test_a_full_disk_is_told_with_the_file(folder):
     (folder / "run.json").write_text(json.dumps(to_dict(make_record())))
     (folder / "full.html").symlink_to("/dev/full")
