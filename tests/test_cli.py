@@ -367,6 +367,13 @@ def test_a_closed_stdout_is_told_not_waited_for(here):
     assert done.stderr.splitlines()[-1].startswith("overlapped: writing results to stdout: ")
 
 
+def test_a_job_that_closes_stdout_is_told_that_its_results_are_lost(here):
+    done = overlapped("run", "-q", here("import sys\nfrom overlapped import flow\nsys.stdout.close()\nf = flow([1])\n"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("overlapped: writing results to stdout: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_help_into_a_closed_pipe_is_quiet():
     read, write = os.pipe()
     os.close(read)
@@ -415,7 +422,11 @@ texts = flow(["bad\\x1b[2J", "bad\\u202e", "\\x1b]0;title\\x07"]).map(check)
         (["two.py:other"], "two.py:other is of type int, not a flow. (found: small, big)"),
         (["two.py:flow"], "two.py:flow is overlapped's own function, not a flow. (found: small, big)"),
         (["tow.py"], "tow.py: no such file. Did you mean 'two.py'?"),
+        (["tow.py:big"], "tow.py: no such file. Did you mean 'two.py:big'?"),
+        (["two"], "two: no such file. Did you mean 'two.py'?"),
+        (["jobs.two:big"], "jobs.two: no such file. Did you mean 'jobs/two.py:big'?"),
         (["nothing/like/it.py"], "nothing/like/it.py: no such file"),
+        (["x" * 300], f"{'x' * 300}: no such file"),
         (["."], ".: is a folder, not a Python file"),
         (
             ["none.py"],
@@ -428,6 +439,8 @@ texts = flow(["bad\\x1b[2J", "bad\\u202e", "\\x1b]0;title\\x07"]).map(check)
 )
 def test_bad_input_is_told_in_one_line_with_exit_2(here, args, message):
     here(TWO, "two.py")
+    os.mkdir("jobs")
+    here(TWO, "jobs/two.py")
     here("x = 1\n", "none.py")
     here(
         "from overlapped import flow\ndef needy(n):\n    return flow([n])\ndef wrong():\n    return []\n",
@@ -526,6 +539,38 @@ def test_the_file_gets_its_arguments_and_is_not_main(here):
     here("import sys\nfrom overlapped import flow\nf = flow([__name__ == '__main__', sys.argv])\n")
     done = overlapped("run", "job.py", "--", "a", "--json", "-q")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [False, ["job.py", "a", "--json", "-q"]]
+
+
+@pytest.mark.parametrize("name", ["my-job.py", "a b.py", "job"])
+def test_its_functions_reach_processes_whatever_the_files_name(here, name):
+    here(
+        """
+from dataclasses import dataclass
+from overlapped import flow
+
+@dataclass
+class Page:
+    number: int
+
+def load(number):
+    return Page(number)
+
+def number(page):
+    return page.number
+
+assert __name__ != "__main__"
+f = flow(range(3)).map(load, on="process").map(number)
+""",
+        name,
+    )
+    done = overlapped("run", "-q", name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n2\n", "")
+
+
+def test_a_job_that_is_a_link_reaches_processes(here):
+    here("from overlapped import flow\ndef twice(n):\n    return 2 * n\nf = flow([1]).map(twice, on='process')\n")
+    os.symlink("job.py", "link.py")
+    assert overlapped("run", "-q", "link.py").stdout == "2\n"
 
 
 def test_the_files_folder_is_importable(here, tmp_path):

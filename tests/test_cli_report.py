@@ -66,6 +66,15 @@ def test_a_run_writes_its_report_and_trace_and_report_reads_it_back(folder):
     assert json.loads((folder / "again.json").read_text())["traceEvents"]
 
 
+def test_a_job_that_goes_to_another_folder_leaves_its_report_in_this_one(folder):
+    (folder / "away").mkdir()
+    (folder / "job.py").write_text(f"import os\nos.chdir('away')\n{JOB}")
+    overlapped(folder, "run", "-q", "job.py:job", "--report", "run.html", "--trace", "run.json")
+    assert (folder / "run.html").exists()
+    assert (folder / "run.json").exists()
+    assert list((folder / "away").iterdir()) == []
+
+
 def test_what_json_writes_is_a_report_too(folder):
     done = overlapped(folder, "run", "--json", "job.py:job")
     (folder / "run.json").write_text(done.stdout)
@@ -104,6 +113,14 @@ def test_what_the_encoding_of_stdout_does_not_know_is_escaped(folder, monkeypatc
     done = overlapped(folder, "report", "run.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\\xfc\\u2192" in done.stdout
+
+
+def test_a_trace_does_not_take_the_place_of_the_record_that_it_is_made_of(folder):
+    (folder / "run.json").write_text(json.dumps(to_dict(make_record())))
+    done = overlapped(folder, "report", "run.json", "--trace", "./run.json")
+    assert done.returncode == 2
+    assert "the record would be lost" in done.stderr
+    assert overlapped(folder, "report", "run.json").returncode == 0
 
 
 def test_a_full_disk_is_told_with_the_file(folder):

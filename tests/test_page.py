@@ -255,6 +255,11 @@ def test_stages_that_are_left_out_of_the_pictures_are_told():
     assert not any("stages with calls" in note for note in page.notes(make_record()))
 
 
+def test_a_name_from_right_to_left_does_not_turn_what_stands_beside_it():
+    record = make_record(stages=(make_stage(name="\u0645\u0631"),))
+    assert "\u2068\u0645\u0631\u2069 \u00b7 " in page.provenance(record)
+
+
 def test_one_call_is_a_call():
     stage = make_stage(name="fetch", calls=1, kept_calls=(Call(0, 0, 0.1, 0.1),))
     assert "fetch: 1 call, 1 slot" in str(figures.chronology(make_record(stages=(stage,))))

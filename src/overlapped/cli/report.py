@@ -28,6 +28,8 @@ def run_report(file: str, common: Common, *, failed: bool, trace: str | None, ou
         raise Problem(f"{file}: {error}") from error
     except OSError as error:
         raise Problem(f"{file}: {error.strerror or error}") from error
+    if trace is not None and files.is_same_file(trace, file):
+        raise Problem(f"--trace {trace!r}: the record would be lost, which stands in that file; write another name")
     report = Report(record)
     try:
         save(report)

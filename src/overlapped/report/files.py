@@ -27,7 +27,7 @@ MOST_BYTES: Final = 200 * 2**20
 
 
 def checked_path(path: str | os.PathLike[str], name: str) -> str:
-    """`path`, if a file can be written there; found out before anything runs.
+    """`path` in full, if a file can be written there; found out before anything runs, which may go to another folder.
 
     Raises:
         UsageError: it cannot.
@@ -45,10 +45,10 @@ def checked_path(path: str | os.PathLike[str], name: str) -> str:
         raise UsageError(f"{name} {path!r}: there is no folder {folder}")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise UsageError(f"{name} {path!r}: cannot be written")
-    return path
+    return os.path.abspath(path)
 
 
-def _is_same_file(path: str, other: str) -> bool:
+def is_same_file(path: str, other: str) -> bool:
     """True if what is written to one is lost by writing to the other; a device such as /dev/null loses nothing."""
     is_file = os.path.isfile(path) or not os.path.exists(path)
     return is_file and os.path.realpath(path) == os.path.realpath(other)
@@ -90,7 +90,7 @@ def saver(
         need_jinja(names[0])
     if trace is not None:
         trace = checked_path(trace, names[1])
-    if report is not None and trace is not None and _is_same_file(report, trace):
+    if report is not None and trace is not None and is_same_file(report, trace):
         raise UsageError(
             f"{names[0]} and {names[1]} must be two files, got {report!r} for both: one would overwrite the "
             f"other; write another name for the trace"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from overlapped.report import figures
 from overlapped.report.data import to_dict
-from overlapped.report.plain import cut, escape, plain, plain_error
+from overlapped.report.plain import cut, escape, isolated, plain, plain_error
 from overlapped.report.speed import SURE_S, taken
 from overlapped.report.svg import style
 from overlapped.report.text import counted, ended_by, rate, seconds
@@ -245,7 +245,7 @@ def headline(record: RunRecord) -> str:
 def provenance(record: RunRecord) -> str:
     """What of, when, and on what."""
     when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(record.started_at)) if record.started_at else ""
-    stages = " → ".join(figures.name_of(stage) for stage in record.stages)
+    stages = " → ".join(isolated(figures.name_of(stage)) for stage in record.stages)
     flow = f"{cut(escape(record.source), 60)}" + (f" → {stages}" if stages else "")
     cpus = f"{record.cpus}\u00a0CPU{'' if record.cpus == 1 else 's'}"
     return " · ".join(part for part in (flow, when, escape(record.made_by), cpus) if part)

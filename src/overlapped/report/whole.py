@@ -18,7 +18,7 @@ def write_stdout(text: str) -> None:
     Raises:
         OSError: it is closed, or cannot be written.
     """
-    if sys.stdout is None:
+    if sys.stdout is None or sys.stdout.closed:
         raise OSError(errno.EBADF, "it is closed")
     encoding = sys.stdout.encoding or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
