@@ -237,6 +237,19 @@ def dies_once(item: tuple[int, str]) -> int:
     return n
 
 
+def dies_once_at_10_and_fails_at_11(item: tuple[int, str]) -> int:
+    """What is called with them in one group is slow, and item 0 keeps the run."""
+    n, path = item
+    count(n, path)
+    if n == 11:
+        raise Boom(n)
+    if n == 10:
+        dies_once((7, f"{path}.died"))
+    if n == 0 or n > 11:
+        time.sleep(1 if n == 0 else 0.3)
+    return n
+
+
 def forks_at_3(item: tuple[int, str, bool]) -> int:
     """At item 3 it leaves a process behind; `dies`: and ends, the first time."""
     n, path, dies = item

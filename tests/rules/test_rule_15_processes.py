@@ -275,6 +275,14 @@ def test_results_that_are_out_when_a_process_dies_are_not_given_twice():
     assert {item: type(error) for item, error in failures.items()} == {1: HostDied}
 
 
+def test_what_nobody_wants_any_more_is_not_called_again_with_the_group_of_a_process_that_died(tmp_path):
+    items = [(n, str(tmp_path / "calls")) for n in range(40)]
+    _, error = outcome(flow(items).map(kit.dies_once_at_10_and_fails_at_11, on="process", concurrency=2))
+    assert type(error) is kit.Boom
+    called = [int(n) for n in (tmp_path / "calls").read_text().split()]
+    assert max(called[called.index(11) :]) <= 12
+
+
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_process_is_gone_when_it_has_ended_though_a_child_of_its_own_holds_its_socket(tmp_path, dies):
     path = tmp_path / "grandchild"

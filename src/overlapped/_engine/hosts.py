@@ -418,17 +418,18 @@ class HostPort:
             host.link.send(["back"])
 
     def _heard_back(self, host: Host, numbers: list[int], values: memoryview) -> None:
-        back = [(number, host.sent.pop(number)) for number in numbers if number in host.sent]
-        gone = [number for number, _ in back if number in host.cancelled]
+        returned = [(number, host.sent.pop(number)) for number in numbers if number in host.sent]
+        gone = [number for number, _ in returned if number in host.cancelled]
+        back = [job for job in returned if job[0] not in gone]
         host.cancelled.difference_update(gone)
         if gone:
             now = self._now()
             self._deliver([Outcome(number, "error", asyncio.CancelledError(), now, now) for number in gone])
-        if host.is_alone and back:
+        if not host.is_alone:
+            self._queue.extendleft(reversed(back))
+        elif back:
             self._groups.appendleft(back)
-            host.is_alone = bool(host.sent)
-        else:
-            self._queue.extendleft(job for job in reversed(back) if job[0] not in gone)
+        host.is_alone = host.is_alone and bool(host.sent)
         self._go_on()
 
     def _heard_held(self, host: Host, numbers: list[int], values: memoryview) -> None:
