@@ -19,7 +19,7 @@ from overlapped.compare.workloads import crawl, files, hash_and_save, pipeline, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from overlapped.cli.commands import Common
+    from overlapped.cli.common import Common
     from overlapped.compare.section import Result
 
 MOST_UNASKED = 100

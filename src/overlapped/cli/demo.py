@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlapped import Report
-    from overlapped.cli.commands import Common
+    from overlapped.cli.common import Common
     from overlapped.cli.jobs.crawl import Counts
     from overlapped.compare.comparison import Comparison
 

@@ -14,7 +14,7 @@ from overlapped.report.plain import plain_error
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from overlapped.cli.commands import Common
+    from overlapped.cli.common import Common
 
 
 def run_report(file: str, common: Common, *, failed: bool, trace: str | None, out: str | None) -> int:

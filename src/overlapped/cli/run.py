@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from overlapped import Flow, Report
-    from overlapped.cli.commands import Common
+    from overlapped.cli.common import Common
     from overlapped.cli.progress import View
     from overlapped.record import RunRecord
     from overlapped.report.dashboard import Dashboard
