@@ -231,6 +231,63 @@ def test_json_is_one_object_whatever_happens(here, args, text, code):
     assert done.stdout.count("\n") == 1
 
 
+def test_with_json_what_the_job_and_its_processes_print_goes_to_stderr(here):
+    here("""
+import os
+from overlapped import flow
+
+print("loading")
+
+def loud(n):
+    print("called", flush=True)
+    os.system("echo shell")
+    return n
+
+numbers = flow([1]).map(loud).map(loud, on="process")
+""")
+    done = overlapped("run", "--json", "-q", "job.py")
+    assert json.loads(done.stdout)["exit_code"] == done.returncode == 0
+    assert set(done.stderr.split()) == {"loading", "called", "shell"}
+    assert done.stderr.count("called") == done.stderr.count("shell") == 2
+
+
+@pytest.mark.parametrize(
+    ("raises", "code", "told"),
+    [
+        ("sys.exit(7)", 7, "job.py:5: called sys.exit(7); 0 results were delivered"),
+        ("sys.exit()", 1, "job.py:5: called sys.exit(); 0 results were delivered"),
+        ("sys.exit('no disk')", 1, "no disk"),
+        ("raise KeyboardInterrupt", 130, "job.py:5: KeyboardInterrupt"),
+        ("raise BaseException('odd')", 1, "job.py:5: BaseException: odd"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_what_leaves_the_program_in_a_call_ends_the_run_with_its_record(here, kind, raises, code, told):
+    here(f"import sys\nfrom overlapped import flow\n\n{kind} leave(n):\n    {raises}\n\nf = flow([1]).map(leave)\n")
+    done = overlapped("run", "--json", "-q", "job.py")
+    answer = json.loads(done.stdout)
+    assert done.returncode == answer["exit_code"] == code
+    assert answer["error"].startswith(told)
+    assert answer["run"]["state"] == "failed"
+    assert done.stderr.splitlines()[-1] == f"overlapped: {answer['error']}"
+
+
+def test_a_file_that_raises_what_is_no_exception_shows_its_own_frames(here):
+    done = overlapped("run", "--json", here("raise BaseException('odd')\n"))
+    assert json.loads(done.stdout)["exit_code"] == done.returncode == 1
+    frames = [line for line in done.stderr.splitlines() if line.startswith("  File ")]
+    assert len(frames) == 1
+    assert done.stderr.splitlines()[-1].startswith("overlapped: job.py:1: BaseException while the flow was written")
+
+
+def test_an_error_out_of_a_library_names_the_users_line(here):
+    here("import json\njson.loads('x')\n", "early.py")
+    here("import json\nfrom overlapped import flow\n\nf = flow(['x']).map(lambda text: json.loads(text))\n")
+    done = overlapped("run", "-q", "--on-failure", "raise", "job.py")
+    assert done.stderr.splitlines()[-1].startswith("overlapped: job.py:4: JSONDecodeError: ")
+    assert overlapped("run", "early.py").stderr.splitlines()[-1].startswith("overlapped: early.py:2: JSONDecodeError")
+
+
 def test_json_gives_the_runs_record(here):
     answer = json.loads(overlapped("run", "--json", here(FAILING)).stdout)
     assert answer["run"]["items"] == 8
@@ -282,6 +339,22 @@ def test_a_job_leaves_no_cached_files_beside_it(here):
     assert os.listdir() == ["job.py"]
 
 
+@pytest.mark.parametrize("args", [["run", "--json", "job.py"], ["run", "--json", "none.py"], ["report", "run.json"]])
+def test_a_closed_stdout_is_told_by_every_command(here, args):
+    here(overlapped("run", "--json", here(OK)).stdout, "run.json")
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *args],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    said = "none.py: no such file" if "none.py" in args else "writing to stdout: [Errno 9] it is closed"
+    assert done.returncode == (2 if "none.py" in args else 1)
+    assert done.stderr.splitlines()[-1].startswith(f"overlapped: {said}")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_closed_stdout_is_told_not_waited_for(here):
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "run", here(OK)],
@@ -292,6 +365,13 @@ def test_a_closed_stdout_is_told_not_waited_for(here):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("overlapped: writing results to stdout: ")
+
+
+def test_a_job_that_closes_stdout_is_told_that_its_results_are_lost(here):
+    done = overlapped("run", "-q", here("import sys\nfrom overlapped import flow\nsys.stdout.close()\nf = flow([1])\n"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("overlapped: writing results to stdout: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_help_into_a_closed_pipe_is_quiet():
@@ -342,7 +422,11 @@ texts = flow(["bad\\x1b[2J", "bad\\u202e", "\\x1b]0;title\\x07"]).map(check)
         (["two.py:other"], "two.py:other is of type int, not a flow. (found: small, big)"),
         (["two.py:flow"], "two.py:flow is overlapped's own function, not a flow. (found: small, big)"),
         (["tow.py"], "tow.py: no such file. Did you mean 'two.py'?"),
+        (["tow.py:big"], "tow.py: no such file. Did you mean 'two.py:big'?"),
+        (["two"], "two: no such file. Did you mean 'two.py'?"),
+        (["jobs.two:big"], "jobs.two: no such file. Did you mean 'jobs/two.py:big'?"),
         (["nothing/like/it.py"], "nothing/like/it.py: no such file"),
+        (["x" * 300], f"{'x' * 300}: no such file"),
         (["."], ".: is a folder, not a Python file"),
         (
             ["none.py"],
@@ -355,6 +439,8 @@ texts = flow(["bad\\x1b[2J", "bad\\u202e", "\\x1b]0;title\\x07"]).map(check)
 )
 def test_bad_input_is_told_in_one_line_with_exit_2(here, args, message):
     here(TWO, "two.py")
+    os.mkdir("jobs")
+    here(TWO, "jobs/two.py")
     here("x = 1\n", "none.py")
     here(
         "from overlapped import flow\ndef needy(n):\n    return flow([n])\ndef wrong():\n    return []\n",
@@ -374,6 +460,7 @@ def test_bad_input_is_told_in_one_line_with_exit_2(here, args, message):
         (["run", "--max-failures", "-1", "x.py"], "-1 is not in the range x>=0"),
         (["run", "--on-failure", "raise", "--max-failures", "1", "x.py"], "--max-failures goes with"),
         (["demo", "--items", "0"], "0 is not in the range"),
+        (["demo", "--delay", "nan"], "nan is not in the range 0<=x<=10"),
     ],
 )
 def test_bad_options_are_told_in_one_line_with_exit_2(args, words):
@@ -397,6 +484,13 @@ def test_a_file_that_is_not_python_shows_the_line(here):
     assert done.returncode == 2
     assert "x = (" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("overlapped: job.py:1: ")
+
+
+@pytest.mark.parametrize("text", ["x = '\0'\n", "# -*- coding: klingon -*-\n"])
+def test_a_file_that_python_cannot_even_read_is_named(here, text):
+    done = overlapped("run", here(text))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("overlapped: job.py: ")
 
 
 def test_a_file_that_raises_shows_its_own_frames_with_exit_1(here):
@@ -445,6 +539,38 @@ def test_the_file_gets_its_arguments_and_is_not_main(here):
     here("import sys\nfrom overlapped import flow\nf = flow([__name__ == '__main__', sys.argv])\n")
     done = overlapped("run", "job.py", "--", "a", "--json", "-q")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [False, ["job.py", "a", "--json", "-q"]]
+
+
+@pytest.mark.parametrize("name", ["my-job.py", "a b.py", "job"])
+def test_its_functions_reach_processes_whatever_the_files_name(here, name):
+    here(
+        """
+from dataclasses import dataclass
+from overlapped import flow
+
+@dataclass
+class Page:
+    number: int
+
+def load(number):
+    return Page(number)
+
+def number(page):
+    return page.number
+
+assert __name__ != "__main__"
+f = flow(range(3)).map(load, on="process").map(number)
+""",
+        name,
+    )
+    done = overlapped("run", "-q", name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n2\n", "")
+
+
+def test_a_job_that_is_a_link_reaches_processes(here):
+    here("from overlapped import flow\ndef twice(n):\n    return 2 * n\nf = flow([1]).map(twice, on='process')\n")
+    os.symlink("job.py", "link.py")
+    assert overlapped("run", "-q", "link.py").stdout == "2\n"
 
 
 def test_the_files_folder_is_importable(here, tmp_path):
@@ -537,6 +663,28 @@ def test_ctrl_c_while_the_file_is_loaded_starts_nothing(here):
         code, out, err = ended(process)
     assert (code, out) == (130, "")
     assert err == "overlapped: interrupted before anything was started\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_end_is_told_as_every_other_end(here, number, code):
+    here("import sys, time\nprint('began', file=sys.stderr, flush=True)\ntime.sleep(1000)\n", "slow.py")
+    for job, told in (("slow.py", "terminated before anything was started"), (here(ENDLESS), "stopped early; ")):
+        with started("run", "--json", job) as process:
+            wait_for(process, "began")
+            process.send_signal(number)
+            status, out, err = ended(process)
+        answer = json.loads(out)
+        assert status == answer["exit_code"] == code
+        assert answer["error"].startswith(told)
+        assert err.splitlines()[-1] == f"overlapped: {answer['error']}"
+
+
+def test_a_job_under_nohup_outlives_its_terminal(here):
+    with started("run", here(ENDLESS), command=["nohup", *COMMAND]) as process:
+        wait_for(process, "began")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGINT)
+        assert ended(process)[0] == 130
 
 
 # The command itself

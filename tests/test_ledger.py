@@ -381,3 +381,8 @@ def test_on_a_virtual_clock_nothing_is_claimed_of_the_loops_cpu():
     assert record.loop_cpu_s is None
     assert record.stalls == ()
     assert math.isclose(record.elapsed_s, 100)
+
+
+def test_the_loops_cpu_is_part_of_the_process_s():
+    record = flow(range(1000)).map(sleeper(0)).run().record
+    assert record.loop_cpu_s is None or record.loop_cpu_s <= record.cpu_s

@@ -171,10 +171,19 @@ def test_where_no_file_can_be_written_is_found_out_before_anything_runs(tmp_path
         chain.run(report=tmp_path / "no" / "x.html")
     with pytest.raises(UsageError, match="cannot be written"):
         chain.run(trace=tmp_path)
+    with pytest.raises(UsageError, match=r"report '': cannot be written: it names no file"):
+        chain.run(report="")
+    with pytest.raises(UsageError, match="trace 'new/': cannot be written: it names no file"):
+        chain.run(trace="new/")
     with pytest.raises(UsageError, match=r"report 'a\\x00b'.*NUL"):
         chain.run(report="a\0b")
     with pytest.raises(UsageError, match=r"trace 'a\\x00b'.*NUL"):
         chain.run(trace="a\0b")
+    no_path: Any = 7
+    with pytest.raises(UsageError, match="report must be a path, got 7"):
+        chain.run(report=no_path)
+    with pytest.raises(UsageError, match="trace must be a path, got 7"):
+        chain.run(trace=no_path)
     with pytest.raises(UsageError, match=r"report and trace must be two files.*x\.json"):
         chain.run(report=tmp_path / "x.json", trace=str(tmp_path / "." / "x.json"))
     (tmp_path / "link").symlink_to(tmp_path / "x.json")
@@ -236,6 +245,24 @@ def test_the_moment_after_the_last_point_is_no_peak_of_throughput():
     record = make_record(elapsed_s=9.901, stages=(make_stage(points=points, calls=1_000),))
     rates = figures._rates(record.stages[0], record)
     assert max(rate for _, rate in rates) < 200  # and not 10,000, for 10 calls within a millisecond
+
+
+def test_stages_that_are_left_out_of_the_pictures_are_told():
+    record = make_record(stages=tuple(make_stage(name=f"stage {n}") for n in range(30)))
+    told = "of 30 stages with calls, the chronology shows the first 20, limit and times 8"
+    assert told in list(page.notes(record))
+    assert told in page.page(record)
+    assert not any("stages with calls" in note for note in page.notes(make_record()))
+
+
+def test_a_name_from_right_to_left_does_not_turn_what_stands_beside_it():
+    record = make_record(stages=(make_stage(name="\u0645\u0631"),))
+    assert "\u2068\u0645\u0631\u2069 \u00b7 " in page.provenance(record)
+
+
+def test_one_call_is_a_call():
+    stage = make_stage(name="fetch", calls=1, kept_calls=(Call(0, 0, 0.1, 0.1),))
+    assert "fetch: 1 call, 1 slot" in str(figures.chronology(make_record(stages=(stage,))))
 
 
 def test_percentiles_are_named_at_their_lines_where_there_is_room():

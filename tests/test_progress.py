@@ -126,6 +126,15 @@ def test_the_block_is_never_wider_than_the_terminal_nor_higher_than_twelve_lines
             assert sum(2 if ord(char) > 0x2000 else 1 for char in line) < columns
 
 
+def test_where_the_terminal_knows_no_more_than_ascii_the_block_fits_as_well():
+    times = Times(full_s=9.0)
+    record = make_record(elapsed_s=10.0, stages=(make_stage(name="\u6bb5\u968e" * 9, times=times),))
+    lines = frame(record, Speed(), "t\u00e4glich.py", 60, ascii_only=True)
+    assert all(line.isascii() and len(line) < 60 for line in lines)
+    assert lines[0].startswith("t\\xe4glich.py")
+    assert lines[2].startswith("\\u6bb5\\u968e")
+
+
 def test_a_narrow_terminal_keeps_done_rate_and_failed():
     assert lines_at(45, stages=(make_stage(),))[1].split() == [
         "stage",

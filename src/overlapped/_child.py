@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlapped._engine.frames import BlockingWire
 from overlapped._engine.host import Work
-from overlapped._engine.parcels import LazyMain, pack_error
+from overlapped._engine.parcels import AS_IMPORTED, LazyMain, pack_error
 from overlapped._engine.serving import Task
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _serve(wire: Channel, lane: str) -> None:
     (_, told), _ = wire.next()
     work = Work(*told)
     sys.argv[:] = work.argv
-    sys.modules["__main__"] = LazyMain(work.main)
+    sys.modules["__main__"] = sys.modules[AS_IMPORTED] = LazyMain(work.main)
     try:
         task = Task(work)
     except BaseException as error:  # noqa: BLE001 - the module of the function, or what it imports; the run ends with it

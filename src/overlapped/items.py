@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from overlapped._engine.failure import add_note
 from overlapped._engine.loop import is_ours, running_loop
-from overlapped._engine.scope import GRACE_S, WITHIN
+from overlapped._engine.scope import GRACE_S, SLICE_S, WITHIN
 from overlapped.bridge import Bridge
 from overlapped.errors import UsageError
 from overlapped.record import RunRecord
@@ -54,6 +54,7 @@ class AsyncItems(Generic[T]):
         self._run: Run | None = None
         self._state: RunState = "running"  # of a run that has not begun
         self._chunk: Iterator[T] = iter(())
+        self._turned_s = 0.0  # the loop turned then, as far as it is known here
         self._is_closed = False
         self._pid = os.getpid()
         _LIVE.add(self)
@@ -96,10 +97,14 @@ class AsyncItems(Generic[T]):
         while not length_hint(self._chunk):  # another task may have fetched meanwhile
             if chunk := run.take():
                 self._chunk = iter(cast("list[T]", chunk))  # the stages made them so
+                if run.clock() - self._turned_s > SLICE_S:  # where no stage makes calls, nobody lets the loop turn
+                    self._turned_s = run.clock()
+                    await asyncio.sleep(0)
             elif run.is_over:
                 return False
             else:
                 await run.wait()
+                self._turned_s = run.clock()
         return True
 
     def _start(self) -> Run:
@@ -108,7 +113,8 @@ class AsyncItems(Generic[T]):
         if self._run is None:
             self._state = "failed"  # unless it can be built
             self._run = run = Run(self._flow, self._options)
-            weakref.finalize(self, _let_go, run, self._pid).atexit = False
+            self._turned_s = run.clock()
+            self._finalizer = _finalizer(self, run)
         elif self._run.loop is not running_loop():
             raise UsageError("this iterator belongs to another event loop; make a new one: write aiter(flow)")
         return self._run
@@ -130,12 +136,13 @@ class AsyncItems(Generic[T]):
                 await asyncio.wait([run.finished])
             except asyncio.CancelledError:
                 was_cancelled = True
-                run.hurry()
+                run.ending.hurry()
         if was_cancelled:
             raise asyncio.CancelledError
         if self._is_closed:  # another task has been told meanwhile
             return
         self._is_closed = True
+        self._finalizer.detach()
         error = run.outcome()
         try:
             if error is not None:
@@ -222,7 +229,7 @@ class Items(Generic[T]):
         self._is_closed = False
         self._pid = os.getpid()
         self._bridge = Bridge(flow, options)
-        weakref.finalize(self, _let_go, self._bridge, self._pid).atexit = False
+        self._finalizer = _finalizer(self, self._bridge)
         _LIVE.add(self)
         if self._bridge.run is None:  # it could not even be built: an iterator that was used up, say
             self._finish()
@@ -260,6 +267,7 @@ class Items(Generic[T]):
 
     def _finish(self) -> None:
         self._is_closed = True
+        self._finalizer.detach()
         self._chunk = iter(())
         self._bridge.thread.join()
         error, self._bridge.outcome = self._bridge.outcome, None
@@ -345,6 +353,16 @@ class Scoped(Generic[T]):
     ) -> None:
         """Close the run."""
         await self._items.__aexit__(kind, error, trace)
+
+
+def _finalizer(items: object, life: Run | Bridge) -> weakref.finalize[Any, Any]:
+    """What ends the run if `items` is dropped.
+
+    It holds the run, whose error may hold `items` by its traceback: so it must be detached once the run has ended.
+    """
+    finalizer = weakref.finalize(items, _let_go, life, os.getpid())
+    finalizer.atexit = False
+    return finalizer
 
 
 def _let_go(life: Run | Bridge, pid: int) -> None:

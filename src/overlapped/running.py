@@ -7,14 +7,16 @@ import math
 import os
 import sys
 import time
-import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from overlapped._engine.failure import Failure, add_note, short
+from overlapped._engine.callables import is_plain
+from overlapped._engine.ending import Ending
+from overlapped._engine.failure import Failure, add_note, as_value, short
+from overlapped._engine.feed import SCAN_ROUNDS
 from overlapped._engine.lineage import split
 from overlapped._engine.loop import refuse_where_it_hangs
 from overlapped._engine.resources import Opened, open_on_loop
-from overlapped._engine.scope import CLOCK_STEP_S, GRACE_S, Scope
+from overlapped._engine.scope import GRACE_S, Scope
 from overlapped._engine.watch import Watch
 from overlapped._version import __version__
 from overlapped.errors import TooManyFailures, UsageError
@@ -22,7 +24,7 @@ from overlapped.record import RunRecord
 from overlapped.report.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable
 
     from overlapped._engine.feed import Feed
     from overlapped._engine.lineage import Origin
@@ -83,8 +85,8 @@ class RunOptions:
             isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 0
         ):
             raise UsageError(f"run(max_failures): max_failures must be an int >= 0, got {max_failures!r}")
-        if progress is not None and not callable(progress):
-            raise UsageError(f"run(progress): progress must be a function of a RunRecord, got {progress!r}")
+        if progress is not None and not is_plain(progress):
+            raise UsageError(f"run(progress): progress must be a plain function of a RunRecord, got {progress!r}")
         self.keep = on_failure == "keep" or max_failures is not None
         self.max_failures = max_failures
         self.progress = progress
@@ -122,12 +124,11 @@ class Run(Scope):
         self.started_at = time.time()
         self._usage = _usage()
         self.watch = Watch(self)
+        self.ending = Ending(self.loop, self.cleanup_errors)
         self.consumer_s = 0.0
         self._handed_s = math.inf  # when the last results were taken, until more are asked for
         self.held: list[tuple[str, Opened]] = []  # the resources by their names, the last one opened last
         self._opening = ""  # what is being opened
-        self.is_hurried = False
-        self._late: list[asyncio.Task[Any]] = []  # closes a resource, beyond its grace
         self.warden = asyncio.Task(self._live(), loop=self.loop, name="overlapped:warden", context=self.context.copy())
 
     # -- life --------------------------------------------------------------------------------------
@@ -185,16 +186,18 @@ class Run(Scope):
         self.closing = True
         self.is_over = True
         try:
-            await self._outlast([opening], f"the opening of {self._opening} ignores its cancellation; waiting for it")
+            await self.ending.outlast(
+                [opening], f"the opening of {self._opening} ignores its cancellation; waiting for it"
+            )
             self.chain.halt()
             self.forget_timers()
-            await self._end_tasks()
-            await self._finish(*self.closers)
+            await self.ending.cancel(self.tasks)
+            await self.ending.finish(*self.closers)
             while self.held:
                 name, opened = self.held.pop()
                 late = f"the closing of using({name}) has not ended within {GRACE_S:g} s; waiting for it"
-                await self._finish(opened.aclose, late=late)
-            await self._end_tasks()
+                await self.ending.finish(opened.aclose, late=late)
+            await self.ending.cancel(self.tasks)
             self.forget_timers()
         except BaseException as error:  # noqa: BLE001 - the consumer waits for the end, and is told there
             self.cleanup_errors.append(error)
@@ -205,73 +208,6 @@ class Run(Scope):
             if not self.finished.done():
                 self.finished.set_result(None)
             self._heard()
-
-    async def _end_tasks(self) -> None:
-        for task in self.tasks:
-            if not task.cancelling():  # once is enough: a second one would cut its clean-up short
-                task.cancel()
-        named: set[asyncio.Task[object]] = set()
-        while pending := [task for task in self.tasks if not task.done()]:
-            before = self.loop.time()
-            await _wait(pending, GRACE_S)
-            if self.loop.time() - before < GRACE_S:
-                continue
-            for task in self.tasks - named:
-                if not task.done():
-                    named.add(task)
-                    self._warn(
-                        f"{task.get_name().removeprefix('overlapped:')} ignores its cancellation; waiting for it"
-                    )
-
-    def _warn(self, text: str) -> None:
-        try:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
-        except RuntimeWarning as error:  # warnings are errors here: this one is told when all is closed
-            self.cleanup_errors.append(error)
-
-    async def _outlast(self, tasks: list[asyncio.Task[Any]], late: str) -> None:
-        """Wait until all of `tasks` have ended, however often we are cancelled; `late` tells of more than a grace.
-
-        From then on they are cancelled, once, as soon as somebody who waits for the end has been.
-        """
-        late_s = self.loop.time() + GRACE_S
-        while not _all_done(tasks) and (left_s := late_s - self.loop.time()) > CLOCK_STEP_S:
-            await _wait(tasks, left_s)
-        if not _all_done(tasks):
-            self._warn(late)
-            self._late = tasks
-            if self.is_hurried:
-                self.hurry()
-        while not _all_done(tasks):
-            await _wait(tasks, None)
-        self._late = []
-
-    async def _finish(self, *works: Callable[[], Coroutine[object, object, object]], late: str = "") -> None:
-        """Do all of `works` to their end, however often we are cancelled; their errors are kept."""
-        left = set(works)
-
-        async def finish(work: Callable[[], Coroutine[object, object, object]]) -> None:
-            left.discard(work)
-            try:
-                await work()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - a clean-up error is never lost
-                self.cleanup_errors.append(error)
-
-        while left:  # a loop that ends cancels every task, even those that have not begun
-            tasks = [asyncio.Task(finish(work), loop=self.loop, name="overlapped:close") for work in left]
-            if late:
-                await self._outlast(tasks, late)
-            while not _all_done(tasks):
-                await _wait(tasks, None)
-
-    def hurry(self) -> None:
-        """Whoever waits for the end has been cancelled: what closes for longer than its grace is cancelled, too."""
-        self.is_hurried = True
-        late, self._late = self._late, []
-        for task in late:
-            task.cancel()
 
     def stop(self) -> None:
         """Ask the warden to take everything down."""
@@ -320,15 +256,17 @@ class Run(Scope):
         if self._handed_s != math.inf:
             self.consumer_s += self.clock() - self._handed_s
             self._handed_s = math.inf
-        while self.has_started and not self.is_over:
+        for _ in range(SCAN_ROUNDS):
+            if self.is_over or not self.has_started:
+                return []
             try:
                 chunk = self.context.run(self.chain.take, DELIVERED_AT_ONCE)
             except BaseException as error:  # noqa: BLE001 - a stage's own; it must end the run, not only this call
                 self.abort(error)
-                break
+                return []
             if not chunk:
                 self.is_over = self.chain.ended
-                break
+                return []
             marks = self.chain.marks
             if not self.chain.is_clean() and Failure in map(type, chunk):
                 chunk, count = self._sift(chunk)
@@ -339,6 +277,7 @@ class Run(Scope):
                 self.items += len(chunk)
                 self._handed_s = self.clock()
                 return chunk
+        self.loop.call_soon(self._heard)  # nothing but failures, and there are more: let the loop turn first
         return []
 
     def _sift(self, chunk: list[object]) -> tuple[list[object], int]:
@@ -368,7 +307,7 @@ class Run(Scope):
         """What the run ends with, once it is finished: the user's own exception with notes, or None."""
         error = self.error
         if error is None:
-            errors = self.cleanup_errors
+            errors = [as_value(raised, self.source_name, kind="closing a run of") for raised in self.cleanup_errors]
             if not errors:
                 return None
             error = errors[0] if len(errors) == 1 else _group("errors while a run was closed", errors)
@@ -410,6 +349,7 @@ class Run(Scope):
         """
         if self.final is not None:
             return self.final
+        loop_cpu_s = self.watch.loop_cpu_s()  # before that of the process, which holds it
         cpu, voluntary, involuntary, peak = _usage()
         failures = (
             self.failures if self.raised is None else [self.raised, *(f for f in self.failures if f is not self.raised)]
@@ -430,7 +370,7 @@ class Run(Scope):
             voluntary_switches=voluntary - self._usage[1],
             involuntary_switches=involuntary - self._usage[2],
             peak_rss_bytes=peak,
-            loop_cpu_s=self.watch.loop_cpu_s(),
+            loop_cpu_s=loop_cpu_s,
             loop_wait_s=self.watch.loop_wait_s(),
             source_items=self.source_items,
             source_s=max((feed.busy_s() for feed in self.pulled if feed.is_source), default=0.0),
@@ -467,20 +407,6 @@ class Run(Scope):
 
 def _group(text: str, errors: list[BaseException]) -> BaseException:
     return BaseExceptionGroup(text, errors)
-
-
-def _all_done(tasks: Iterable[asyncio.Task[Any]]) -> bool:
-    return all(task.done() for task in tasks)
-
-
-async def _wait(tasks: Iterable[asyncio.Task[object]], timeout_s: float | None) -> None:
-    """`asyncio.wait`, of which a cancellation of the waiter is only an early end: the caller looks again."""
-    pending = [task for task in tasks if not task.done()]
-    if pending:
-        try:
-            await asyncio.wait(pending, timeout=timeout_s)
-        except asyncio.CancelledError:
-            pass  # whoever cancels a run wants it taken down, and that is what goes on here
 
 
 def _cpus() -> int:

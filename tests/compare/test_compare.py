@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import sys
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -17,7 +19,7 @@ from overlapped.compare.runner import Once, Row, check_same, run_models, run_onc
 from overlapped.compare.server import running_server
 from overlapped.compare.table import table
 from overlapped.compare.workloads import crawl, url
-from tests.test_cli import overlapped
+from tests.test_cli import ended, overlapped, started, wait_for
 
 QUICK = ["compare", "--requests", "40", "--delay", "0.01", "--concurrency", "10", "--repeat", "2"]
 PICKED = ["-m", "blocking", "-m", "polling", "-m", "overlapped"]
@@ -97,6 +99,8 @@ def test_the_table_names_every_model_and_says_what_was_measured_on_a_part():
         (["--concurrency", "0"], "0 is not in the range 1<=x<=10000"),
         (["--repeat", "0"], "0 is not in the range"),
         (["--delay", "-1"], "-1.0 is not in the range"),
+        (["--delay", "nan"], "nan is not in the range 0<=x<=60"),
+        (["--requests", "1" + "0" * 20], "at most 1,000,000 fit into memory"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_started(arguments, said):
@@ -104,6 +108,20 @@ def test_bad_input_is_refused_before_anything_is_started(arguments, said):
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_it_with_one_line_and_one_object(number, code, told):
+    with started("compare", "--json", "-m", "blocking", "--delay", "5") as process:
+        wait_for(process, "overlapped: blocking")
+        process.send_signal(number)
+        status, out, err = ended(process)
+    answer = json.loads(out)
+    assert status == answer["exit_code"] == code
+    assert answer["error"] == f"{told} before the comparison was done"
+    assert err == f"overlapped: {answer['error']}\n"
 
 
 # Files
@@ -157,11 +175,13 @@ def test_files_are_shown_as_two_tables_and_two_pictures(tmp_path):
         (["http://a b/"], "is no address of a page"),
         (["http://[::1/"], "is no address of a page"),
         (["http://localhost:x/"], "is no address of a page"),
+        (["http://me:secret@localhost/"], "the address of localhost holds a user's name"),
         (["http://192.0.2.1/"], "this sends up to 3,603 requests to 192.0.2.1; --yes says that you may do that"),
     ],
 )
 def test_a_page_that_cannot_or_may_not_be_fetched_is_refused_before_anything_is_sent(arguments, said):
     done = overlapped("compare", "-q", *arguments)
+    assert "secret" not in done.stderr
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
@@ -258,6 +278,39 @@ def test_a_missing_package_is_a_row_with_the_line_to_install(monkeypatch):
         "status": "not run",
         "reason": "no_such_package is not installed: pip install 'overlapped[compare]'",
     }
+
+
+def without(monkeypatch, tmp_path, package):
+    """In the processes that are started from now on, a package cannot be found."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import importlib.util, sys
+sys.modules[{package!r}] = None
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == {package!r} else found(name, *more)
+""")
+    paths = filter(None, [str(tmp_path), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+def test_without_uvloop_all_but_its_own_model_run(monkeypatch, tmp_path):
+    without(monkeypatch, tmp_path, "uvloop")
+    done = overlapped(*QUICK, "-m", "uvloop", "-m", "overlapped", "-q", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [(row["name"], row["status"], row["reason"]) for row in json.loads(done.stdout)["models"]] == [
+        ("uvloop", "not run", "uvloop is not installed: pip install 'overlapped[compare]'"),
+        ("overlapped", "ok", None),
+    ]
+
+
+def test_without_tornado_files_and_pages_of_the_users_are_compared_still(monkeypatch, tmp_path, server_port):
+    without(monkeypatch, tmp_path, "tornado")
+    done = overlapped(*QUICK)
+    assert done.returncode == 2
+    assert done.stderr == "overlapped: the server of the comparison needs tornado: pip install 'overlapped[compare]'\n"
+    done = overlapped(
+        *QUICK, f"http://127.0.0.1:{server_port}/page/1", "-m", "blocking", "-m", "tornado", "-q", "--json"
+    )
+    assert [row["status"] for row in json.loads(done.stdout)["models"]] == ["ok", "not run"]
 
 
 def test_a_model_that_cannot_run_is_not_tried_again_and_stays_as_a_row(monkeypatch):

@@ -97,6 +97,27 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(pa
     assert done.stderr.count("\n") == 1
 
 
+def test_every_file_that_is_asked_for_is_written_also_when_one_cannot_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("full.svg").symlink_to("/dev/full")
+    files = ("-o", "x.html", "-o", "full.svg", "-o", "x.json", "-o", "x.svg", "-o", "x.json")
+    done = overlapped("compare", "--requests", "5", "--delay", "0", "--repeat", "1", "-m", "blocking", "-q", *files)
+    assert done.returncode == 1
+    assert done.stderr == "overlapped: full.svg: cannot be written: No space left on device\n"
+    assert done.stdout.startswith("crawl: 5 requests")
+    assert json.loads(Path("x.json").read_text())["models"][0]["name"] == "blocking"
+    assert Path("x.html").read_text().startswith("<!doctype html>")
+    ET.parse("x.svg")  # noqa: S314 - our own
+
+
+def test_all_files_are_looked_at_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = overlapped("compare", "-o", "x.html", "-o", "no/x.svg")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "-o 'no/x.svg': there is no folder" in done.stderr
+    assert list(Path().iterdir()) == []
+
+
 def test_without_jinja2_the_line_to_install_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ComparisonError, match="a page needs jinja2: pip install 'overlapped"):

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlapped.compare.base import BadAnswerError
+from overlapped.compare.base import BadAnswerError, Crawl
 from overlapped.compare.wire import Answer
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;ext=1\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + PLAIN
 TO_THE_END = b"HTTP/1.0 200 OK\r\n\r\nhello"
 
 
-@pytest.mark.parametrize("sent", [PLAIN, CHUNKED, TO_THE_END])
-@given(cuts=st.lists(st.integers(0, 90), max_size=6).map(sorted))
+@pytest.mark.parametrize("sent", [PLAIN, CHUNKED, INTERIM, TO_THE_END])
+@given(cuts=st.lists(st.integers(0, 120), max_size=6).map(sorted))
 def test_an_answer_is_the_same_however_it_is_cut(sent, cuts):
     answer = Answer("/a")
     at, is_done = 0, False
@@ -30,7 +31,7 @@ def test_an_answer_is_the_same_however_it_is_cut(sent, cuts):
     assert answer.keeps == (sent != TO_THE_END)
 
 
-@pytest.mark.parametrize("sent", [PLAIN, CHUNKED])
+@pytest.mark.parametrize("sent", [PLAIN, CHUNKED, INTERIM])
 def test_an_answer_that_ends_early_is_an_error_at_every_byte(sent):
     for length in range(len(sent)):
         answer = Answer("/a")
@@ -61,6 +62,11 @@ def test_another_status_than_200_is_an_error_that_names_it(status):
     assert answer.feed(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
     with pytest.raises(BadAnswerError, match=f"answered {status[:3].decode()} for /a"):
         answer.body()
+
+
+def test_an_address_of_ipv6_stands_in_brackets():
+    assert b"\r\nHost: [::1]:8000\r\n" in Crawl(["http://[::1]:8000/"], 1).request(0)
+    assert b"\r\nHost: localhost:8000\r\n" in Crawl(["http://localhost:8000/"], 1).request(0)
 
 
 def test_a_server_that_wants_to_close_is_left():

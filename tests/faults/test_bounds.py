@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 import tracemalloc
+import weakref
+from collections.abc import Callable
 from typing import Any
 
-from overlapped import AUTO, Rate, merge
+from overlapped import AUTO, Rate, merge, zip_
 from overlapped._engine import ledger
 from tests.faults.harness import child
 from tests.faults.kit import (
@@ -232,10 +234,38 @@ async def test_a_run_leaves_no_garbage() -> None:
     assert grown < 300, f"{grown} objects more after 30 runs"
 
 
+@child(how=["collect", "acollect", "for", "async for"])
+def test_a_failed_run_is_let_go_with_its_error(how: str) -> None:
+    refs: list[weakref.ref[Boom]] = []
+
+    async def fails(item: int) -> int:
+        error = Boom(item)
+        refs.append(weakref.ref(error))
+        raise error
+
+    async def iterate() -> None:
+        async with flow(range(3)).map(fails).open() as items:
+            async for _ in items:
+                pass
+
+    chain = flow(range(3)).map(fails)
+    ways: dict[str, Callable[[], Any]] = {
+        "collect": chain.collect,
+        "acollect": lambda: asyncio.run(chain.acollect()),
+        "for": lambda: list(chain),
+        "async for": lambda: asyncio.run(iterate()),
+    }
+    try:
+        ways[how]()
+    except Boom:
+        gc.collect()
+        assert refs[0]() is not None
+    gc.collect()
+    assert [ref() for ref in refs if ref() is not None] == []
+
+
 @child
 async def test_an_item_is_let_go_once_it_has_been_taken() -> None:
-    import weakref
-
     class Big:
         pass
 
@@ -301,6 +331,10 @@ async def test_an_instant_infinite_flow_can_be_cancelled() -> None:
         flow(itertools.repeat([])).flat_map(lambda item: item, on="inline"),
         flow(itertools.count()).map(instant).skip(sys.maxsize),
         merge(itertools.count(), itertools.count()).map(instant, ordered=False).batch(10).filter(_never),
+        flow(range(sys.maxsize)),
+        flow(range(sys.maxsize)).through(_passes),
+        flow(range(sys.maxsize)).flatten().catch(TypeError),
+        zip_(range(sys.maxsize), flow(range(sys.maxsize)).flatten()).catch(TypeError, replace=0),
     ):
         with took(3):
             try:
@@ -308,6 +342,16 @@ async def test_an_instant_infinite_flow_can_be_cancelled() -> None:
             except TimeoutError:
                 continue
             raise AssertionError("it ended")
+
+
+@child
+async def test_instant_failures_without_end_can_be_cancelled() -> None:
+    with took(3):
+        try:
+            await asyncio.wait_for(flow(range(sys.maxsize)).flatten().arun(on_failure="keep"), 0.2)
+        except TimeoutError:
+            return
+        raise AssertionError("it ended")
 
 
 @child

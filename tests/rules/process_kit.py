@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import os
 import re
@@ -10,6 +11,8 @@ import signal
 import threading
 import time
 from typing import Any, Self
+
+_TASKS: list[asyncio.Task[None]] = []  # of `leaves_a_task`
 
 
 class Boom(Exception):
@@ -21,6 +24,14 @@ class Stubborn(Exception):
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(f"{one} and {two}")
+
+
+class NotFound(Exception):
+    """An exception whose __init__ makes the message."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{url} was not found")
+        self.url = url
 
 
 class Unpacks:
@@ -76,6 +87,10 @@ def fails_stubbornly(n: int) -> int:
     raise Stubborn("this", "that")
 
 
+def finds_nothing(url: str) -> None:
+    raise NotFound(url)
+
+
 def makes_a_lock(n: int) -> Any:
     return threading.Lock() if n == 3 else n
 
@@ -83,6 +98,63 @@ def makes_a_lock(n: int) -> Any:
 def makes_what_cannot_be_read(item: tuple[int, int]) -> Any:
     n, parent = item
     return Unpacks(parent, elsewhere=False) if n == 3 else n
+
+
+def yields_a_lock_at_3(n: int) -> Any:
+    yield n
+    if n == 3:
+        yield threading.Lock()
+    yield from [n] * 100
+
+
+def spoils_its_first_result_once(item: tuple[int, str]) -> Any:
+    """What it gives first cannot be read where the run is, the first time."""
+    parent, path = item
+    if not os.path.exists(path):
+        count(0, path)
+        yield Unpacks(parent, elsewhere=False)
+    yield from range(100)
+
+
+def leaves_an_exit_handler(n: int) -> int:
+    """One that takes longer than a process whose handlers nobody waits for has."""
+
+    def clean_up() -> None:
+        time.sleep(0.1)
+        print("cleaned up")
+
+    atexit.register(clean_up)
+    return n
+
+
+async def aleaves_an_exit_handler(n: int) -> int:
+    return leaves_an_exit_handler(n)
+
+
+def leaves_a_thread(n: int) -> int:
+    print("called")
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    return n
+
+
+async def aleaves_a_thread(n: int) -> int:
+    return leaves_a_thread(n)
+
+
+async def leaves_a_task(n: int) -> int:
+    """One that ignores its cancellation."""
+
+    async def stays() -> None:
+        while True:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                continue
+
+    print("called")
+    _TASKS.append(asyncio.create_task(stays()))
+    await asyncio.sleep(0)
+    return n
 
 
 def length(value: bytes) -> bytes:
@@ -162,6 +234,19 @@ def dies_once(item: tuple[int, str]) -> int:
         except FileExistsError:
             return n
         os._exit(3)
+    return n
+
+
+def dies_once_at_10_and_fails_at_11(item: tuple[int, str]) -> int:
+    """What is called with them in one group is slow, and item 0 keeps the run."""
+    n, path = item
+    count(n, path)
+    if n == 11:
+        raise Boom(n)
+    if n == 10:
+        dies_once((7, f"{path}.died"))
+    if n == 0 or n > 11:
+        time.sleep(1 if n == 0 else 0.3)
     return n
 
 
@@ -271,6 +356,20 @@ class DiesOnce:
         os._exit(3)
 
 
+class OpensOnce:
+    """A factory that takes for ever from the second time on."""
+
+    def __init__(self, folder: object) -> None:
+        self.path = f"{folder}/opened"
+
+    def __call__(self) -> str:
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            time.sleep(100)
+        return self.path
+
+
 def with_path(item: tuple[int, str], connection: str) -> int:
     assert connection == item[1]
     return item[0]
@@ -283,6 +382,10 @@ def inner(n: int) -> int:
 
 
 # -- coroutine functions ----------------------------------------------------------------------------------
+
+
+async def afalls_silent_at_3(item: tuple[int, str]) -> int:
+    return falls_silent_at_3(item)
 
 
 async def adouble(n: int) -> int:
@@ -299,6 +402,16 @@ async def aseveral(n: int) -> Any:
     for _ in range(n):
         await asyncio.sleep(0)
         yield n
+
+
+async def ayields_a_lock_at_3(n: int) -> Any:
+    for result in yields_a_lock_at_3(n):
+        yield result
+
+
+async def aspoils_its_first_result_once(item: tuple[int, str]) -> Any:
+    for result in spoils_its_first_result_once(item):
+        yield result
 
 
 async def alisted(n: int) -> list[int]:

@@ -249,6 +249,15 @@ def test_what_ends_a_program_ends_the_run_and_is_raised(kind, lane, way):
 # -- the report -------------------------------------------------------------------------------------------
 
 
+def test_what_ends_a_program_is_told_without_notes_of_tasks_that_were_cancelled_for_it(lane):
+    def fn(n):
+        raise SystemExit(n)
+
+    with pytest.raises(SystemExit) as raised:
+        flow([3]).map(in_lane(lane, fn), on=lane).collect()
+    assert getattr(raised.value, "__notes__", []) == []
+
+
 def test_the_exception_that_ends_a_run_carries_its_report(lane, way, ordered):
     fn = in_lane(lane, fail_at(3))
     _, error = outcome(flow(range(5)).map(fn, on=lane, name="check", ordered=ordered, concurrency=1), way)

@@ -77,6 +77,59 @@ def test_a_source_that_raises_what_means_the_end_elsewhere_is_an_error(kind, way
         assert type(error.__cause__) is kind
 
 
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, asyncio.CancelledError])
+@pytest.mark.parametrize("where", ["function", "aiter"])
+def test_a_source_that_raises_it_before_its_first_item_does_not_look_empty(where, kind, way):
+    class Odd:
+        def __aiter__(self):
+            raise kind("odd")
+
+    async def fails():
+        raise kind("odd")
+
+    _, error = outcome(flow(Odd() if where == "aiter" else fails), way)
+    assert type(error) is RuntimeError
+    assert type(error.__cause__) is kind
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, asyncio.CancelledError])
+@pytest.mark.parametrize("where", ["close", "aclose", "clean-up"])
+def test_what_is_raised_in_closing_does_not_look_like_the_end(where, kind, way):
+    class Odd:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return 1
+
+        def close(self):
+            raise kind("odd")
+
+    class AsyncOdd:
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            return 1
+
+        async def aclose(self):
+            raise kind("odd")
+
+    def cleans_up():
+        try:
+            item = yield
+            while True:
+                item = yield item
+        finally:
+            raise kind("odd")
+
+    chain = flow([1]).through(cleans_up) if where == "clean-up" else flow({"close": Odd, "aclose": AsyncOdd}[where]())
+    values, error = outcome(chain.take(1), way)
+    assert values == [1]
+    assert type(error) is RuntimeError
+    assert type(error.__cause__) is kind
+
+
 # -- through --------------------------------------------------------------------------------------------------
 
 

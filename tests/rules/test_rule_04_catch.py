@@ -87,6 +87,18 @@ def test_handlers_that_are_no_plain_functions_are_refused_when_written(option):
             flow([1]).catch(ValueError, **{option: value})
 
 
+@pytest.mark.parametrize("option", ["where", "do", "replace"])
+def test_a_handler_that_turns_out_to_be_async_is_that_items_failure(option):
+    async def handler(error):
+        return False
+
+    chain = flow([1]).map(fail_at(1)).catch(ValueError, **{option: lambda error: handler(error)})
+    values, error = outcome(chain)
+    assert (values, type(error)) == ([], UsageError)
+    assert f"catch({option})" in str(error)
+    assert "coroutine" in str(error)
+
+
 def test_catch_works_in_every_lane_and_both_orders(lane, way, ordered, limit):
     fn = in_lane(lane, fail_at(1, 4))
     chain = flow(range(6)).map(fn, on=lane, ordered=ordered, concurrency=limit).catch(ValueError, replace=-1)

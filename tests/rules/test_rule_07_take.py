@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 
 import pytest
 
-from overlapped import UsageError
+from overlapped import Retry, UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import Calls, Pulled, aoutcome, cap, fail_at, flow, in_lane, now_s, outcome, same, timed
+from tests.rules.kit import LONG_S, Calls, Pulled, aoutcome, cap, fail_at, flow, in_lane, now_s, outcome, same, timed
 
 # -- exactly n -------------------------------------------------------------------------------------------
 
@@ -197,6 +198,33 @@ def test_surplus_calls_in_threads_are_not_waited_for_by_the_results():
     with flow(range(3)).filter(fn, on="thread", concurrency=3).take(2).open() as items:
         assert [next(items), next(items)] == [0, 1]
         may_end.set()
+
+
+@pytest.mark.parametrize("wait_s", [0.5, 50.0])
+def test_a_call_in_a_thread_that_fails_in_the_moment_of_item_n_is_not_tried_again(wait_s):
+    is_out, has_raised = threading.Event(), threading.Event()
+
+    def fn(n):
+        if n == 1:
+            assert is_out.wait(LONG_S)
+            has_raised.set()
+            raise ValueError(n)
+        return True
+
+    def hold():
+        item = yield
+        while True:
+            is_out.set()
+            assert has_raised.wait(LONG_S)
+            time.sleep(0.05)  # its outcome has left the thread, most likely, but the loop cannot have seen it
+            item = yield item
+
+    retry = Retry(attempts=2, base_s=wait_s, jitter=False)
+    chain = flow(range(2)).filter(fn, on="thread", concurrency=2, ordered=False, retry=retry).through(hold).take(1)
+    report = chain.run()
+    (stage,) = report.record.stages
+    assert (report.items, report.record.failed) == (1, 0)
+    assert (stage.in_flight, stage.parked, stage.retries, stage.calls) == (0, 0, 0, 2)
 
 
 @virtual

@@ -13,7 +13,7 @@ import pytest
 
 from overlapped import AUTO, Rate, Retry, UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import fail_at, flow, in_lane, now_s, outcome, rest, same, timed, wait_until
+from tests.rules.kit import LONG_S, Limits, fail_at, flow, in_lane, now_s, outcome, rest, same, timed, wait_until
 
 # -- lists and generators ------------------------------------------------------------------------------------
 
@@ -322,6 +322,94 @@ def test_a_generator_in_a_thread_pauses_after_64_outputs_too():
         assert rest(lambda: made[1]) <= 65  # the one it waits to hand over included
         may_go_on.set()
         assert list(items) == [0] * 200 + [1] * 200
+
+
+@pytest.mark.parametrize("wait_s", [0.5, 50.0])
+@pytest.mark.parametrize("kind", ["async", "inline"])
+@virtual
+async def test_an_item_that_is_tried_again_finds_a_slot_though_generators_behind_it_pause(kind, wait_s, limit):
+    failed: list[int] = []
+
+    def fn(n):
+        if n == 0 and not failed:
+            failed.append(n)
+            raise ValueError(n)
+        for _ in range(100):
+            yield n
+
+    async def async_fn(n):
+        for result in fn(n):
+            yield result
+
+    retry = Retry(attempts=2, base_s=wait_s, jitter=False)
+    options = {"fn": fn, "on": "inline"} if kind == "inline" else {"fn": async_fn}
+    chain = flow(range(10)).flat_map(options.pop("fn"), concurrency=limit, retry=retry, **options)
+    async with asyncio.timeout(100):
+        assert await chain.acollect() == [n for n in range(10) for _ in range(100)]
+
+
+@pytest.mark.parametrize("lane", ["thread", "process"])
+def test_an_item_that_is_tried_again_in_a_port_finds_a_slot_too(lane, limit, tmp_path):
+    fn = functools.partial(fails_once, tmp_path / "failed")
+    chain = flow(range(10)).flat_map(fn, on=lane, concurrency=limit, retry=Retry(attempts=2, base_s=0.001))
+
+    async def within(seconds):
+        async with asyncio.timeout(seconds):
+            return await chain.acollect()
+
+    assert asyncio.run(within(LONG_S)) == [n for n in range(10) for _ in range(100)]
+
+
+def fails_once(mark, n):
+    """A hundred results; the first attempt of item 0 fails."""
+    if n == 0 and not mark.exists():
+        mark.touch()
+        raise ValueError(n)
+    for _ in range(100):
+        yield n
+
+
+@virtual
+async def test_an_item_that_waits_for_its_key_finds_a_slot_though_generators_behind_it_pause(limit):
+    async def fn(n):
+        for _ in range(100):
+            yield n
+
+    chain = flow(range(20)).flat_map(fn, concurrency=limit, key=lambda n: max(n, 5), per_key=Rate(1))
+    async with asyncio.timeout(100):
+        assert await chain.acollect() == [n for n in range(20) for _ in range(100)]
+
+
+@virtual
+async def test_an_item_that_waits_for_its_key_finds_a_slot_though_the_limit_was_cut():
+    async def fn(n):
+        await asyncio.sleep(0.01 if n == 0 else 0)  # the limit is cut when the others pause
+        for _ in range(100):
+            yield n
+
+    chain = flow(range(20)).flat_map(fn, concurrency=Limits(5, 1), key=lambda n: max(n, 5), per_key=Rate(1))
+    async with asyncio.timeout(100):
+        assert await chain.acollect() == [n for n in range(20) for _ in range(100)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 5, (5, 1)])
+def test_an_item_that_waits_for_its_key_in_threads_finds_a_slot_too(concurrency):
+    threads = set()
+
+    def fn(n):
+        threads.add(threading.get_ident())
+        for _ in range(100):
+            yield n
+
+    limit = Limits(*concurrency) if isinstance(concurrency, tuple) else concurrency
+    chain = flow(range(20)).flat_map(fn, concurrency=limit, key=lambda n: max(n, 5), per_key=Rate(100))
+
+    async def within(seconds):
+        async with asyncio.timeout(seconds):
+            return await chain.acollect()
+
+    assert asyncio.run(within(LONG_S)) == [n for n in range(20) for _ in range(100)]
+    assert concurrency != 1 or len(threads) == 1
 
 
 @virtual

@@ -276,6 +276,31 @@ def test_a_bad_per_key_is_refused_when_written(per_key):
         flow([1]).map(same, key=host, per_key=per_key)
 
 
+@pytest.mark.parametrize("kind", [StopIteration, asyncio.CancelledError, GeneratorExit])
+@pytest.mark.parametrize("what", ["key", "weigh"])
+def test_a_small_function_that_raises_what_means_the_end_elsewhere_fails_its_item(what, kind, lane, way):
+    def odd(item):
+        if item == 1:
+            raise kind("odd")
+        return 1
+
+    options = {"key": odd, "per_key": 1} if what == "key" else {"rate": Rate(10_000, weigh=odd)}
+    values, error = outcome(flow(range(2)).map(in_lane(lane, same), on=lane, **options), way)
+    assert values == [0]
+    assert type(error) is RuntimeError
+    assert type(error.__cause__) in (kind, RuntimeError)  # one of Python's own round a StopIteration
+
+
+def test_a_key_that_turns_out_to_be_awaitable_is_that_items_failure(lane):
+    async def key(item):
+        return item
+
+    chain = flow(["a"]).map(in_lane(lane, same), on=lane, key=lambda item: key(item), per_key=1)
+    values, error = outcome(chain)
+    assert (values, type(error)) == ([], UsageError)
+    assert "coroutine" in str(error)
+
+
 def test_an_async_key_function_is_refused_when_written():
     async def key(n):
         return n

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import math
 import time
+from typing import Any
 
 import pytest
 
@@ -220,6 +222,17 @@ async def test_a_rate_and_a_failure_end_together(ordered):
 def test_what_is_no_rate_is_refused_when_written(rate):
     with pytest.raises(UsageError, match="rate"):
         flow([1]).map(same, rate=rate)
+
+
+def test_an_async_weigh_function_is_refused_when_written():
+    async def weigh(item):
+        return 1
+
+    make: Any = Rate
+    by_weight = functools.partial(make, 5, weigh=weigh)
+    for options in ({"rate": by_weight()}, {"key": same, "per_key": by_weight()}):
+        with pytest.raises(UsageError, match="weigh must be a plain function"):
+            flow([1]).map(same, **options)
 
 
 @virtual

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from typing import Any
@@ -147,6 +148,35 @@ def test_calls_that_wait_stay_in_threads():
     stage = record_of(flow(range(1500)).map(call, concurrency=4))
     assert stage.lane == "thread"
     assert threading.get_ident() not in {thread for _, thread in seen}
+
+
+def test_short_calls_that_wait_only_for_the_interpreter_go_inline():
+    from overlapped.stages.placing import wait_for_python
+
+    turn_s = sys.getswitchinterval()
+    busy, waited = (20e-6, 20e-6), (20e-6 + turn_s, 20e-6)
+    assert wait_for_python([busy] * 180 + [waited] * 20)  # files that are in memory, read by 8 threads
+    assert not wait_for_python([busy] * 179 + [waited] * 21)
+    assert not wait_for_python([busy] * 199 + [(3 * turn_s, 20e-6)])  # nobody waits for so long for his turn
+
+
+def test_calls_of_which_one_in_20_waits_are_mostly_made_in_threads():
+    call, seen = places(wait=lambda n: time.sleep(0.004) if n % 20 == 0 else None)
+    record_of(flow(range(1900)).map(call, concurrency=4))
+    on_loop = [n for n, thread in seen if thread == threading.get_ident()]
+    assert len(on_loop) < 1900 / 2  # tried there, they last for 0.2 ms on average; each time after twice as many others
+    assert sorted(n for n, _ in seen) == list(range(1900))
+
+
+def test_inline_calls_that_are_not_short_on_average_go_back_to_threads():
+    call, seen = places(wait=lambda n: spin(0.0004) if n >= 1000 else None)
+    stage = record_of(flow(range(2500)).map(call, concurrency=4))
+    on_loop = [n for n, thread in seen if thread == threading.get_ident()]
+    assert stage.lane == "thread"
+    assert "again" in stage.why or "for good" in stage.why
+    assert any(n < 1000 for n in on_loop)
+    assert max(on_loop) < 2000
+    assert sorted(n for n, _ in seen) == list(range(2500))
 
 
 def test_calls_that_share_a_lock_with_a_waiting_holder_stay_in_threads():

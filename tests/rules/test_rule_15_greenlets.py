@@ -181,6 +181,12 @@ def test_what_cannot_travel_is_the_failure_of_its_item_only():
     assert {item: type(error) for item, error in failures.items()} == {bad: process_kit.Boom}
 
 
+def test_a_generator_that_gives_what_cannot_travel_ends_there_and_holds_up_no_other():
+    values, failures = kept(flow(range(6)).flat_map(process_kit.yields_a_lock_at_3, on="greenlet", concurrency=1))
+    assert values == sorted([3] + [n for n in range(6) if n != 3 for _ in range(101)])
+    assert [*failures] == [3]
+
+
 # -- processes that die -----------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import zipapp
 from typing import Any
 
 import pytest
@@ -165,6 +166,11 @@ def test_an_exception_that_cannot_be_read_back_is_a_remote_error_with_its_text()
     assert "in fails_stubbornly" in error.text
 
 
+def test_an_exception_whose_init_makes_its_message_says_it_once():
+    _, error = outcome(flow(["x"]).map(kit.finds_nothing, on="process"))
+    assert (type(error), str(error), error.url) == (kit.NotFound, "x was not found", "x")
+
+
 def test_system_exit_ends_the_run_as_it_does_in_other_lanes():
     with pytest.raises(SystemExit, match="5"):
         flow(range(10)).map(kit.leaves, on="process").run()
@@ -190,6 +196,21 @@ def test_a_result_that_cannot_be_read_here_is_the_failure_of_its_item_only():
     values, failures = kept(flow(items).map(kit.makes_what_cannot_be_read, on="process"))
     assert values == [n for n in range(50) if n != 3]
     assert {item: type(error) for item, error in failures.items()} == {items[3]: kit.Boom}
+
+
+@pytest.mark.parametrize("fn", [kit.yields_a_lock_at_3, kit.ayields_a_lock_at_3])
+def test_a_generator_that_gives_what_cannot_travel_ends_there_and_holds_up_no_other(fn):
+    values, failures = kept(flow(range(6)).flat_map(fn, on="process", concurrency=1))
+    assert values == sorted([3] + [n for n in range(6) if n != 3 for _ in range(101)])
+    assert [*failures] == [3]
+    assert "a result of type lock cannot be sent" in failures[3].__notes__[0]
+
+
+@pytest.mark.parametrize("fn", [kit.spoils_its_first_result_once, kit.aspoils_its_first_result_once])
+def test_a_generator_whose_result_cannot_be_read_has_ended_before_it_is_called_again(tmp_path, fn):
+    items = [(os.getpid(), f"{tmp_path}/1"), (os.getpid(), f"{tmp_path}/2")]
+    retry = Retry(attempts=2, base_s=0.001)
+    assert flow(items).flat_map(fn, on="process", concurrency=1, retry=retry).collect() == [*range(100)] * 2
 
 
 def test_an_item_that_cannot_travel_is_one_failure():
@@ -252,6 +273,14 @@ def test_results_that_are_out_when_a_process_dies_are_not_given_twice():
     values, failures = kept(flow([0, 1, 2]).flat_map(kit.yields_then_dies, on="process", concurrency=1))
     assert values == [0, 0, 1, 2, 2]
     assert {item: type(error) for item, error in failures.items()} == {1: HostDied}
+
+
+def test_what_nobody_wants_any_more_is_not_called_again_with_the_group_of_a_process_that_died(tmp_path):
+    items = [(n, str(tmp_path / "calls")) for n in range(40)]
+    _, error = outcome(flow(items).map(kit.dies_once_at_10_and_fails_at_11, on="process", concurrency=2))
+    assert type(error) is kit.Boom
+    called = [int(n) for n in (tmp_path / "calls").read_text().split()]
+    assert max(called[called.index(11) :]) <= 12
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -351,10 +380,12 @@ def test_a_call_that_cannot_be_cancelled_loses_its_process(monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["keeps the interpreter", "is stopped"])
-def test_a_call_whose_process_can_say_nothing_is_timed_out_too(monkeypatch, how):
-    monkeypatch.setattr(hosts, "CANCEL_S", 0.1)
+@pytest.mark.parametrize("fn", [kit.falls_silent_at_3, kit.afalls_silent_at_3])
+def test_a_call_whose_process_can_say_nothing_is_timed_out_too(monkeypatch, fn, how):
+    for name in ("CANCEL_S", "DEAF_S"):
+        monkeypatch.setattr(hosts, name, 0.1)
     monkeypatch.setattr(hosts, "SILENT_S", 0.3)
-    chain = flow([(n, how) for n in range(8)]).map(kit.falls_silent_at_3, on="process", concurrency=1, timeout_s=0.2)
+    chain = flow([(n, how) for n in range(8)]).map(fn, on="process", concurrency=1, timeout_s=0.2)
     values, failures = kept(chain)
     assert values == [n for n in range(8) if n != 3]
     assert [type(error) for error in failures.values()] == [CallTimeout]
@@ -468,6 +499,44 @@ def test_functions_classes_and_errors_of_a_script_travel(tmp_path):
     assert (done.stdout, done.stderr) == ("[2, 6]\nodd (3,)\n", "")
 
 
+def test_functions_of_a_script_travel_on_to_the_processes_of_a_call(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from overlapped import flow
+
+        def move(n): return n + 1
+
+        def moved(n): return flow(range(n)).map(move, on="process", concurrency=1).collect()
+
+        if __name__ == "__main__":
+            print(flow([2, 3]).map(moved, on="process", concurrency=1).collect())
+        """,
+    )
+    assert (done.stdout, done.stderr) == ("[[1, 2], [1, 2, 3]]\n", "")
+
+
+@pytest.mark.parametrize("is_archive", [False, True], ids=["folder", "archive"])
+def test_functions_of_a_folder_or_an_archive_that_is_run_travel(tmp_path, is_archive):
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "steps.py").write_text("STEP = 1\n")
+    text = """
+        from overlapped import flow
+        from steps import STEP
+
+        def move(n): return n + STEP
+
+        if __name__ == "__main__":
+            print(flow([1, 2]).map(move, on="process").collect())
+    """
+    (app / "__main__.py").write_text(textwrap.dedent(text))
+    if is_archive:
+        zipapp.create_archive(app, tmp_path / "app.pyz")
+    done = script(tmp_path, "", "app.pyz" if is_archive else "app")
+    assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
+
+
 def test_a_module_run_by_name_travels(tmp_path):
     done = script(
         tmp_path,
@@ -546,6 +615,19 @@ def test_standard_output_of_a_call_is_that_of_the_run(tmp_path):
         """,
     )
     assert (done.stdout, done.stderr) == ("hello\n", "")
+
+
+@pytest.mark.parametrize("fn", [kit.leaves_an_exit_handler, kit.aleaves_an_exit_handler])
+def test_exit_handlers_of_a_process_run_to_their_end(fn, capfd):
+    assert flow([1]).map(fn, on="process").collect() == [1]
+    assert capfd.readouterr().out == "cleaned up\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fn", [kit.leaves_a_thread, kit.aleaves_a_thread, kit.leaves_a_task])
+def test_what_a_call_leaves_behind_does_not_keep_its_process(fn, capfd):
+    assert flow([1]).map(fn, on="process").collect() == [1]
+    assert capfd.readouterr().out == "called\n"
 
 
 # -- coroutine functions ----------------------------------------------------------------------------------
@@ -679,6 +761,13 @@ def test_a_job_that_begins_while_it_is_looked_for_stops_no_process():
     host.jobs.extend([Begun((5, "a")), (6, "b"), (7, "c"), (8, "d")])
     host._take(["cancel", 7], memoryview(b""), threading.get_ident())
     assert sent == [["back", [6, 7, 8]]]
+
+
+def test_a_process_that_still_opens_its_resources_at_the_end_of_a_run_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "GRACE_S", 0.2)
+    connection = kit.OpensOnce(tmp_path)
+    items = [(n, connection.path) for n in range(20)]
+    assert flow(items).using(connection=connection).map(kit.with_path, on="process").collect() == [*range(20)]
 
 
 def test_a_process_killed_while_it_opens_resources_is_replaced(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import enum
 import functools
 import os
 import pathlib
@@ -342,6 +343,8 @@ FUNCTIONS = {
     "function returning an async generator": lambda: _agen()(),
     "async function returning a list": _async_list,
     "async function returning an async generator": _async_agen,
+    "function returning a coroutine": lambda: _async_list(),
+    "function returning a coroutine of an async generator": lambda: _async_agen(),
     "partial": functools.partial(range, 1, 3),
     "class": type("Numbers", (), {"__iter__": lambda self: iter((1, 2))}),
     "flow": lambda: flow([1, 2]).map(same),
@@ -376,6 +379,43 @@ def test_a_function_that_returns_no_iterable_ends_the_run_with_a_usage_error(ret
     assert values == []
     assert type(error) is UsageError
     assert "must return an iterable" in str(error)
+
+
+def test_a_coroutine_that_gives_another_one_is_no_source(way):
+    async def outer():
+        return _async_list()
+
+    for function in (outer, lambda: outer()):
+        values, error = outcome(flow(function), way)
+        assert values == []
+        assert type(error) is UsageError
+        assert "got coroutine" in str(error)
+
+
+def test_a_class_that_can_be_iterated_is_a_source():
+    class Color(enum.Enum):
+        RED = 1
+        BLUE = 2
+
+    assert flow(Color).collect() == [Color.RED, Color.BLUE]
+
+
+def test_a_class_of_iterators_is_a_function_that_makes_one_for_every_run():
+    class Numbers:
+        def __init__(self):
+            self.left = [2, 1]
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            if not self.left:
+                raise StopIteration
+            return self.left.pop()
+
+    chain = flow(Numbers)
+    with chain.open() as first, chain.open() as second:
+        assert (list(first), list(second)) == ([1, 2], [1, 2])
 
 
 def test_an_object_with_only_getitem_is_iterable():

@@ -14,7 +14,7 @@ import pytest
 
 from overlapped import Stage, UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import Calls, Pulled, arriving, fail_at, flow, in_lane, outcome, rest, same, timed
+from tests.rules.kit import LONG_S, Calls, Pulled, arriving, concat, fail_at, flow, in_lane, outcome, rest, same, timed
 
 # -- generators of the items ----------------------------------------------------------------------------------
 
@@ -151,6 +151,36 @@ def test_a_generator_that_ends_early_ends_the_flow(kind, source, way):
     assert (values, error) == ([0, 1], None)
     if source != "file":
         assert pulled.closed == 1
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_calls_for_a_generator_that_has_ended_are_cancelled_though_the_run_goes_on(kind, way):
+    cancelled: list[int] = []
+
+    async def fn(n):
+        try:
+            await asyncio.sleep(0 if n < 2 else LONG_S)
+        except asyncio.CancelledError:
+            cancelled.append(n)
+            raise
+        return n
+
+    def first_two(items):
+        yield next(items)
+        yield next(items)
+
+    async def afirst_two(items):
+        yield await anext(items)
+        yield await anext(items)
+
+    async def goes_on():
+        async with asyncio.timeout(LONG_S / 2):
+            while len(cancelled) < 3:
+                await asyncio.sleep(0.001)
+        yield 2
+
+    ended = flow(range(10)).map(fn, concurrency=3).through(first_two if kind == "generator" else afirst_two)
+    assert outcome(concat(ended, goes_on), way) == ([0, 1, 2], None)
 
 
 @pytest.mark.parametrize("kind", GENERATORS)

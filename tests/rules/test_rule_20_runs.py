@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 
 import pytest
 
 from overlapped import AUTO, Rate, Retry, UsageError
 from overlapped.testing import virtual
-from tests.rules.kit import Calls, Limits, Pulled, aoutcome, flow, in_lane, now_s, outcome, same
+from tests.rules.kit import Calls, Limits, Pulled, aoutcome, flow, in_lane, merge, now_s, outcome, same
 
 
 def test_a_flow_may_be_run_again_and_again(way):
@@ -90,6 +92,19 @@ def test_options_are_values_that_may_be_shared():
     chain = flow(range(3)).map(same, retry=retry, rate=rate).map(same, retry=retry, rate=rate)
     for _ in range(2):
         assert chain.collect() == [0, 1, 2]
+
+
+def test_a_flow_that_has_run_can_be_pickled_and_copied_as_one_that_has_not():
+    chain = merge(flow(range(3)).map(abs), make_items)
+    for _ in range(2):
+        pickled = pickle.loads(pickle.dumps(chain))  # noqa: S301 - made in this line
+        for copied in (pickled, copy.copy(chain), copy.deepcopy(chain)):
+            assert sorted(copied.collect()) == sorted(chain.collect()) == [0, 1, 2, 5]
+
+
+def make_items():
+    """A source."""
+    return [5]
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 2.5, True, "5", None, object(), Limits, int])

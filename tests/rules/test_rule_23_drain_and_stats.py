@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from overlapped import Rate, Report, Retry, RunRecord, StageRecord
+from overlapped import Rate, Report, Retry, RunRecord, StageRecord, UsageError
 from overlapped.testing import virtual
 from tests.rules.kit import (
     LONG_S,
@@ -89,7 +89,7 @@ async def test_drain_flushes_open_batches():
     assert [n for batch in batches for n in batch] == list(range(pulled.count))
 
 
-@pytest.mark.parametrize("kind", ["generator", "async generator"])
+@pytest.mark.parametrize("kind", ["generator", "async generator", "coroutine"])
 def test_drain_before_a_source_function_has_returned_pulls_nothing_of_what_it_gives(kind):
     pulled = Pulled(total=100)
     is_called, may_return = threading.Event(), threading.Event()
@@ -97,7 +97,10 @@ def test_drain_before_a_source_function_has_returned_pulls_nothing_of_what_it_gi
     def make():
         is_called.set()
         assert may_return.wait(LONG_S)
-        return pulled.of(kind)
+        return gives() if kind == "coroutine" else pulled.of(kind)
+
+    async def gives():
+        return pulled.of("generator")
 
     async def main():
         async with flow(make).map(same).open() as items:
@@ -510,6 +513,16 @@ async def test_progress_is_called_five_times_a_second():
     assert seen == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]) or seen == pytest.approx(
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
     )
+
+
+def test_an_async_progress_function_is_refused_before_anything_runs():
+    async def show(record):
+        print(record)
+
+    ran: list[int] = []
+    with pytest.raises(UsageError, match="progress must be a plain function"):
+        flow([1]).map(ran.append).run(progress=show)
+    assert ran == []
 
 
 def test_a_broken_progress_function_loses_no_item():

@@ -20,7 +20,7 @@ from types import (
     MethodType,
     NoneType,
 )
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from overlapped.errors import UsageError
 
@@ -143,6 +143,11 @@ def kind_of(fn: Callable[..., object]) -> Kind:
     return _function_kind(_core(getattr(type(core), "__call__", None)))  # noqa: B004 - the object behind it is wanted
 
 
+def is_plain(fn: object) -> bool:
+    """True for a function whose call gives a value, as far as that can be told before it."""
+    return callable(fn) and kind_of(fn) == "plain"
+
+
 def is_awaitable(value: object) -> bool:
     """True if `value` can be awaited; 0.05 us for the values that plain functions usually return."""
     if type(value) in PLAIN_TYPES:
@@ -191,6 +196,18 @@ def refuse_result(value: object, described: Described, lane: str, *, verb: str =
             f"{verb}({name}): {name} returned a generator; write .flat_map({name}) (many results an item)"
         )
     return None
+
+
+def require_value(value: Any, option: str) -> Any:
+    """What the function of an option gave, unless it would have to be awaited: nobody does.
+
+    Raises:
+        UsageError: it would.
+    """
+    if is_awaitable(value):
+        close_unstarted(value)
+        raise UsageError(f"{option}: its function must be plain, and returned {type(value).__name__}, to be awaited")
+    return value
 
 
 def close_unstarted(value: object) -> None:

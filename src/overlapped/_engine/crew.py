@@ -26,7 +26,7 @@ from overlapped.retry import retry_after_s
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from overlapped._engine.feed import Feed
     from overlapped._engine.job import CrewSpec
@@ -64,6 +64,9 @@ class Crew(Handover):
         self.limit = self.tuning.limit
         self.learns = self.tuning.learns
         self.is_plain = keys is None and self.bucket is None and not spec.many  # a call is all there is to an item
+        # Generators that wait for their turn keep their slots, so who gave his back might wait for them for ever.
+        self.holds_slots = spec.many and spec.ordered
+        self.saves_slot = self.holds_slots and keys is not None  # what waits for its key has no slot
         self.waiting = 0  # slots that wait for a retry or for their turn to start: they make no call
         self.rate_waits = 0  # those that wait for their turn: it is not the limit that holds them back
         self.shape: Shape = Unstarted()
@@ -137,7 +140,8 @@ class Crew(Handover):
 
     def open_gate(self) -> None:
         """Recompute up to where items may be pulled without a look at anything else."""
-        if self.ready or self.is_closed or self.is_held or self.shape.is_surplus or self.tuning.is_paced:
+        is_free = not (self.ready or self.is_closed or self.is_held or self.saves_slot)
+        if not is_free or self.shape.is_surplus or self.tuning.is_paced:
             self.admit_until = -1
         else:
             self.admit_until = min(self.released + self.cap, self.wanted)
@@ -192,8 +196,25 @@ class Crew(Handover):
             self.pass_by(index, item)
         return None
 
-    def next_ready(self) -> Job | None:
+    def is_for_head(self, free: int, calling: Iterable[int]) -> bool:
+        """True if of `free` slots the head alone may have one: it may have been waiting for its key without any.
+
+        Args:
+            free: slots that make no call.
+            calling: indices of the items in the others.
+        """
+        return self.saves_slot and free <= 1 and self.head not in calling
+
+    def with_slot_for_head(self, limit: int, for_turn: int) -> int:
+        """The limit, or one more than the generators that wait for their turn: after a cut they may hold all slots."""
+        return max(limit, for_turn + 1) if self.saves_slot else limit
+
+    def next_ready(self, *, only_head: bool = False) -> Job | None:
         """The next job that is due; those beyond a failure that ends the run are dropped."""
+        if only_head:
+            self.ready = deque(sorted(self.ready, key=lambda job: job.index))
+            if self.ready and self.ready[0].index != self.head:
+                return None
         while self.ready:
             job = self.ready.popleft()
             if job.index <= self.fatal_at:
@@ -443,7 +464,7 @@ class Crew(Handover):
     @property
     def patience_s(self) -> float:
         """A retry due within this keeps its slot; a longer one is parked."""
-        return max(1.0, 2 * self.service_s / max(1, self.calls))
+        return math.inf if self.holds_slots else max(1.0, 2 * self.service_s / max(1, self.calls))
 
     def park(self, job: Job, delay_s: float) -> None:
         """Give the slot back; when due, the job runs before any new item."""

@@ -18,16 +18,13 @@ from overlapped._engine.scope import CLOCK_STEP_S, cancelled_from_outside, runni
 from overlapped._engine.trays import DROPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from typing import Any
 
     from overlapped._engine.crew import Crew
 
 MOST_AT_GATE: Final = 16
 """Most workers at the gate for which still another one is started: more would only ask a busy loop for their turn."""
-
-LONG_INLINE_CALL_S: Final = 0.010
-"""One inline call as long as this sends a stage's calls back to threads for good (DESIGN.md rule 14)."""
 
 
 class _Slot:
@@ -74,7 +71,7 @@ class Direct:
         why: str,
         *,
         most: int | None = None,
-        on_long_call: Callable[[float], None] | None = None,
+        on_turn: Callable[[float], None] | None = None,
     ) -> None:
         self.crew = crew
         self.call = call
@@ -83,10 +80,11 @@ class Direct:
         self.most = most
         # One worker has nothing to find out, but the size of its batches.
         self.learns = crew.learns and (most is None or crew.tuning.batches is not None)
-        self.on_long_call = on_long_call
+        self.on_turn = on_turn  # told how long the last call of each turn took
         self.slots: set[_Slot] = set()
         self.numbers = Places()
         self.idle = 0
+        self.for_turn = 0  # generators that wait for their turn
         self.sleepers: deque[asyncio.Future[None]] = deque()
         self.emitters: deque[asyncio.Future[None]] = deque()
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expire, self.busy)
@@ -105,8 +103,8 @@ class Direct:
         """How many workers there should be."""
         if self.retired is not None:
             return 0
-        limit = self.crew.limit
-        return limit if self.most is None else min(limit, self.most)
+        limit = self.crew.limit if self.most is None else min(self.crew.limit, self.most)
+        return self.crew.with_slot_for_head(limit, self.for_turn)
 
     def wake(self) -> None:
         """Let one worker look at the gate; it wakes others if there is more to do."""
@@ -252,8 +250,8 @@ class Direct:
                 crew.calls += calls
                 crew.service_s += now - began - other_s  # one call starts when the one before it ends
                 calls, other_s = 0, 0.0
-                if must_look and self.on_long_call is not None and now - started > LONG_INLINE_CALL_S:
-                    self.on_long_call(now - started)
+                if must_look and self.on_turn is not None:
+                    self.on_turn(now - started)
         except asyncio.CancelledError as error:
             if not (slot.is_dropped or crew.scope.closing):
                 crew.scope.abort(cancelled_from_outside(crew.spec.name, error))
@@ -286,14 +284,15 @@ class Direct:
             else:
                 turn.arm()
         while len(self.slots) <= self.target:
+            only_head = crew.is_for_head(self.target - len(self.slots) + self.idle, self._calling())
             if crew.paused_s_left() > 0:
                 await self._sleep()
-            elif (job := crew.next_ready()) is not None:
+            elif (job := crew.next_ready(only_head=only_head)) is not None:
                 self._go(slot)
                 await self._perform(slot, job, None)
                 slot.at_gate = True
                 self.idle += 1
-            elif crew.refill():
+            elif (not only_head or crew.admitted == crew.head) and crew.refill():
                 self._go(slot)
                 return True
             else:
@@ -304,6 +303,9 @@ class Direct:
         self.slots.discard(slot)
         self.idle -= 1
         return False
+
+    def _calling(self) -> Iterator[int]:
+        return (slot.index for slot in self.slots if not slot.at_gate)
 
     def _go(self, slot: _Slot) -> None:
         """Leave the gate for a call, and see to it that someone else looks for the next item."""
@@ -447,7 +449,8 @@ class Direct:
 
     def _is_beyond_limit(self) -> bool:
         """True if one more call would be too many: the limit has been lowered while this worker waited."""
-        return len(self.slots) - self.idle - self.crew.waiting > self.target
+        crew = self.crew
+        return not crew.holds_slots and len(self.slots) - self.idle - crew.waiting > self.target
 
     async def _idle_for(self, seconds: float) -> None:
         """Wait in the slot, making no call."""
@@ -499,7 +502,12 @@ class Direct:
             while len(crew.out) >= crew.cap:
                 await _wait_in(self.emitters)
         elif tray.is_full:
-            await tray.wait_for_room()
+            self.for_turn += 1
+            self.wake()
+            try:
+                await tray.wait_for_room()
+            finally:
+                self.for_turn -= 1
         slot.started_s = started + crew.scope.clock() - before
         self.deadline.watch(slot.started_s)
 
@@ -531,6 +539,7 @@ class Direct:
                 return late
             if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
                 scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
+                slot.is_dropped = True
                 raise asyncio.CancelledError
             return crew.own_error(error)
         finally:

@@ -16,7 +16,7 @@ from overlapped._engine.failure import set_cause
 from overlapped._engine.heartbeat import Heartbeat, Mouth
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.resources import Opened, open_blocking
-from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, Orders, coded
+from overlapped._engine.serving import FLUSH_S, LONG_S, Answers, Orders, coded, leave_soon
 from overlapped._engine.trays import TRAY_SIZE, spread
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Greenlets(Orders):
                 own.close()
             opened.close()
             beat.end()
+            leave_soon()
 
     def _serve(self, opened: Opened) -> None:
         own = self.task.own

@@ -22,6 +22,10 @@ ERROR: Final = 1
 PART: Final = 2
 END: Final = 3  # of a generator, whose results went before
 MANY: Final = 4  # all results of one call at once
+SPOILED: Final = 5  # a part that cannot travel; its generator goes on
+
+GOES_ON: Final = (PART, SPOILED)
+"""What is told of a call before its end."""
 
 
 Entry = tuple[int, int, float, float, int]
@@ -108,6 +112,7 @@ class Host:
         "may_run",
         "place",
         "sent",
+        "spoiled",
         "started",
         "told",
         "unheard",
@@ -130,6 +135,7 @@ class Host:
         self.sent: dict[int, object] = {}  # the jobs it has not answered
         self.started: dict[int, float] = {}  # those known to run, on our clock
         self.emitted: set[int] = set()  # those that have given a part of their results
+        self.spoiled: dict[int, tuple[BaseException, bool]] = {}  # those that lost a part: why, and is it sure
         self.cancelled: set[int] = set()
         self.unheard: set[int] = set()  # cancellations that the host has not confirmed
 

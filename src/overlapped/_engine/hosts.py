@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from overlapped._engine.host import OK, Host
+from overlapped._engine.host import GOES_ON, OK, SPOILED, Host
 from overlapped._engine.ledger import Places
 from overlapped._engine.parcels import PackedError, know_main, pack, refuse_while_main_is_imported, unpack_error
 from overlapped._engine.ports import Outcome, Running
@@ -46,8 +46,8 @@ CANCEL_S: Final = 1.0
 """A plain call that was told to stop and goes on for so long loses its process."""
 
 SILENT_S: Final = 1.0
-"""A host that makes one call at a time tells of a long one within 20 ms. One that says nothing for so long cannot: its
-call keeps the interpreter, or the process is stopped. So from then on the time of that call runs."""
+"""A host tells of a long call within 20 ms. One that has work and says nothing for so long cannot: its call keeps the
+interpreter, or the process is stopped. So from then on the time of that call runs."""
 
 DEAF_S: Final = 5.0
 """A host of many calls that does not even hear of a cancellation for so long is held up by one of them, and ended."""
@@ -110,6 +110,7 @@ class HostPort:
         self._offset_s = clock() - time.perf_counter()
         self._most = most
         self._is_single = is_single
+        self._tells_soon = is_single or not work.own  # else its workers open what is their own before they begin
         self._most_ahead = ahead
         self._on_broken = on_broken
         self._on_cleanup_error = on_cleanup_error
@@ -152,7 +153,7 @@ class HostPort:
     def open(self, deliver: Callable[[list[Outcome]], None]) -> None:
         """Be ready; hosts start when there are jobs for them."""
         self._deliver = deliver
-        if self._is_single and self._timeout_s is not None:
+        if self._tells_soon and self._timeout_s is not None:
             self._later(SILENT_S, self._end_silent)
 
     def put(self, jobs: list[tuple[int, object]]) -> None:
@@ -178,7 +179,7 @@ class HostPort:
         calls = []
         for host in self._hosts:
             started = host.started
-            if self._is_single and len(host.sent) == 1 and not started and host.heard_s < silent_since_s:
+            if self._tells_soon and len(host.sent) == 1 and not started and host.heard_s < silent_since_s:
                 started = dict.fromkeys(host.sent, host.heard_s + SILENT_S)
             calls += [Running(number, started.get(number, math.inf)) for number in host.sent]
         return calls
@@ -193,6 +194,7 @@ class HostPort:
         host = self._host_of(index)
         if host is not None and index not in host.cancelled:
             host.cancelled.add(index)
+            host.spoiled.pop(index, None)
             host.unheard.add(index)
             host.link.send(["cancel", index])
             if self._is_single:
@@ -216,18 +218,10 @@ class HostPort:
         killed = 0
         while self._hosts:
             waited_s = self._loop.time() - began
-            busy = [host for host in self._hosts if host.sent and waited_s >= grace_s]
-            stuck = [host for host in self._hosts if not host.sent and waited_s >= max(grace_s, GRACE_S)]
-            for host in busy + stuck:
-                if host.is_condemned:
-                    continue
-                host.is_condemned = True
-                host.link.kill()
-                if host in busy:
-                    killed += min(len(host.sent), max(1, host.may_run))
-                else:
-                    where = host.link.place
-                    self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
+            if waited_s >= grace_s:
+                killed += self._end_busy()
+            if waited_s >= max(grace_s, GRACE_S):
+                self._end_stuck()
             await self._change(max(0.001, min(0.05, grace_s - waited_s)))
         self._deliver = lambda outcomes: None
         for ready in self._ready:
@@ -236,6 +230,26 @@ class HostPort:
         if end is not None:
             await end()
         return killed
+
+    def _end_busy(self) -> int:
+        """Kill hosts whose calls go on; returns how many calls."""
+        killed = 0
+        for host in self._hosts:
+            if host.sent and not host.is_condemned:
+                host.is_condemned = True
+                host.link.kill()
+                killed += min(len(host.sent), max(1, host.may_run))
+        return killed
+
+    def _end_stuck(self) -> None:
+        """Kill hosts that close their resources, or still open them: these came too late, which is no failure."""
+        for host in self._hosts:
+            if not (host.sent or host.is_condemned):
+                host.is_condemned = True
+                host.link.kill()
+                if host.is_ready:
+                    where = host.link.place
+                    self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
 
     async def _change(self, most_s: float) -> None:
         """Wait until a host has ended, or for so long."""
@@ -404,17 +418,18 @@ class HostPort:
             host.link.send(["back"])
 
     def _heard_back(self, host: Host, numbers: list[int], values: memoryview) -> None:
-        back = [(number, host.sent.pop(number)) for number in numbers if number in host.sent]
-        gone = [number for number, _ in back if number in host.cancelled]
+        returned = [(number, host.sent.pop(number)) for number in numbers if number in host.sent]
+        gone = [number for number, _ in returned if number in host.cancelled]
+        back = [job for job in returned if job[0] not in gone]
         host.cancelled.difference_update(gone)
         if gone:
             now = self._now()
             self._deliver([Outcome(number, "error", asyncio.CancelledError(), now, now) for number in gone])
-        if host.is_alone and back:
+        if not host.is_alone:
+            self._queue.extendleft(reversed(back))
+        elif back:
             self._groups.appendleft(back)
-            host.is_alone = bool(host.sent)
-        else:
-            self._queue.extendleft(job for job in reversed(back) if job[0] not in gone)
+        host.is_alone = host.is_alone and bool(host.sent)
         self._go_on()
 
     def _heard_held(self, host: Host, numbers: list[int], values: memoryview) -> None:
@@ -444,11 +459,12 @@ class HostPort:
             results = pickle.loads(values)  # noqa: S301 - a private socket to a process of our own
         except Exception as error:  # noqa: BLE001 - classes that this process does not have, or their own __setstate__
             error.add_note(f"overlapped: a result from {host.link.place} cannot be read here")
-            self._suspect(host, list(dict.fromkeys(entry[0] for entry in entries)), error, is_sure=True)
+            self._lost_results(host, entries, error)
             return
         self._item_bytes = max(len(values) / len(entries), self._item_bytes)
         others = sum(other.in_flight for other in self._hosts if other is not host)
         outcomes = []
+        over: list[int] = []  # of those that have lost a part
         spent_s = 0.0
         verb, each_s, offset_s = self._work.verb, cpu_s / len(entries), self._offset_s + host.link.offset_s
         sent, limit, is_map = host.sent, self._limit, verb in ("map", "flat_map")
@@ -466,6 +482,9 @@ class HostPort:
                 if self._suspects:
                     self._suspects.discard(number)
                 continue
+            if code == SPOILED or number in host.spoiled:
+                over += self._over_without_part(host, number, code, value)
+                continue
             outcome = host.outcome(verb, entry, value, offset_s, each_s, at_once)
             if outcome is not None:
                 outcomes.append(outcome)
@@ -473,6 +492,36 @@ class HostPort:
                 if self._suspects and outcome.kind != "part":
                     self._suspects.discard(outcome.number)
         self._after(host, outcomes, spent_s)
+        self._end_spoiled(host, over)
+
+    def _lost_results(self, host: Host, entries: list[Entry], error: BaseException) -> None:
+        """What a host has told cannot be read; among several, nobody knows which it was."""
+        numbers = dict.fromkeys(entry[0] for entry in entries if entry[0] in host.sent)
+        over = [entry[0] for entry in entries if entry[1] not in GOES_ON]
+        is_sure = len(numbers) == 1
+        for number in numbers:
+            if number not in over:
+                self._spoil(host, number, error, is_sure=is_sure)
+        self._suspect(host, over, error, is_sure=is_sure)
+
+    def _over_without_part(self, host: Host, number: int, code: int, value: Any) -> list[int]:
+        """What a host tells of a generator that has lost a part; its number, if that was its end."""
+        if code == SPOILED:
+            self._spoil(host, number, unpack_error(PackedError(*value), host.link.place), is_sure=True)
+        return [] if code in GOES_ON else [number]
+
+    def _spoil(self, host: Host, number: int, error: BaseException, *, is_sure: bool) -> None:
+        """A generator has lost a part and goes on: it ends first, or it would mix with the call that is made again."""
+        if number in host.sent and number not in host.cancelled:
+            host.spoiled.setdefault(number, (error, is_sure))
+            host.link.send(["ack", number, -1])
+            host.link.send(["cancel", number])
+
+    def _end_spoiled(self, host: Host, numbers: list[int]) -> None:
+        """They have ended, and what was lost of them is told."""
+        for number in numbers:
+            error, is_sure = host.spoiled.pop(number)
+            self._suspect(host, [number], error, is_sure=is_sure)
 
     def _after(self, host: Host, outcomes: list[Outcome], spent_s: float) -> None:
         if not host.sent:
@@ -480,6 +529,8 @@ class HostPort:
             host.in_flight = 0
         if host.emitted:
             host.emitted.intersection_update(host.sent)
+        if host.spoiled:
+            host.spoiled = {number: why for number, why in host.spoiled.items() if number in host.sent}
         if host.cancelled:
             host.cancelled.intersection_update(host.sent)
             host.unheard.intersection_update(host.sent)

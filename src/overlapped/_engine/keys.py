@@ -6,6 +6,8 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from overlapped._engine.callables import require_value
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -81,7 +83,7 @@ class Keys:
         if job.has_place:
             return True
         if job.key is None:
-            name = _Name(self.key_of(job.item))
+            name = _Name(require_value(self.key_of(job.item), "key"))
             if self.rate is not None:  # now: when its turn comes, nobody would know whose failure it is
                 job.key_weight = self.rate.weight_of(job.item)
             key = self._keys.get(name)

@@ -24,7 +24,8 @@ from overlapped.errors import RemoteError, UsageError
 AS_IMPORTED: Final = "__mp_main__"
 
 Origin = tuple[str, str]
-"""Where `__main__` comes from: ("module", name) or ("path", file); ("", "") if it cannot be imported."""
+"""Where `__main__` comes from: ("module", name) or ("path", what `runpy.run_path` takes); ("", "") if it cannot be
+imported."""
 
 
 class Packing(NamedTuple):
@@ -112,9 +113,11 @@ def pack_error(error: BaseException, packing: Packing = BY_NAME) -> PackedError:
     """An exception, with the text of its traceback. Bytes that cannot be read back are left out."""
     text = "".join(traceback.format_exception(error))
     brief = short(error)
+    # Left to itself, pickle has __init__ make the message again, of the one that it has made.
+    args = error.args if type(error).__reduce__ is BaseException.__reduce__ else None
     try:
-        blob = pack(error, packing)
-        copy = pickle.loads(blob)  # noqa: S301 - what was just made
+        blob = pack((error, args), packing)
+        copy, _ = pickle.loads(blob)  # noqa: S301 - what was just made
         if type(copy) is not type(error):
             blob = b""
     except Exception:  # noqa: BLE001 - a class with an __init__ of its own, or something in it that cannot travel
@@ -128,7 +131,9 @@ def unpack_error(packed: PackedError, where: str) -> BaseException:
     if not packed.blob:
         return told
     try:
-        error = pickle.loads(packed.blob)  # noqa: S301 - a private socket to a process of our own
+        error, args = pickle.loads(packed.blob)  # noqa: S301 - a private socket to a process of our own
+        if args is not None:
+            error.args = args
     except Exception:  # noqa: BLE001 - as in `pack_error`
         return told
     if not isinstance(error, BaseException):
@@ -146,9 +151,11 @@ def main_origin() -> Origin:
     if isinstance(main, LazyMain):
         return main.origin
     spec = getattr(main, "__spec__", None)
+    path = getattr(main, "__file__", None)
+    if spec is not None and spec.name == "__main__" and path:  # a folder or an archive is run, by its path
+        return "path", os.path.abspath(os.path.dirname(path))
     if spec is not None and spec.name:
         return "module", spec.name
-    path = getattr(main, "__file__", None)
     if isinstance(path, str) and os.path.isfile(path):
         return "path", os.path.abspath(path)
     return "", ""

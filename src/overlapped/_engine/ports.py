@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from overlapped._engine.callables import close_unstarted, is_awaitable, is_for_loop, is_generator
@@ -14,6 +15,7 @@ from overlapped._engine.job import Job
 from overlapped._engine.ledger import why_busy, why_idle
 from overlapped._engine.lost import Lost
 from overlapped._engine.scope import CLOCK_STEP_S
+from overlapped._engine.trays import TRAY_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -132,7 +134,10 @@ class Ported:
         self.is_open = False
         self.retired: Callable[[], None] | None = None
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expired, self.busy)
+        may_come_back = crew.spec.retry is not None or crew.spec.weighs
         self.one_by_one = crew.bucket is not None or crew.keys is not None or crew.up.gathers
+        if crew.holds_slots and may_come_back:  # to a slot that must not have gone to one that was put behind it
+            self.one_by_one = True
         self.was_paced = False
         crew.scope.closers.append(self.close)
 
@@ -258,6 +263,7 @@ class Ported:
         if self.retired is not None:
             return
         limit = crew.limit if self.most is None else min(crew.limit, self.most)
+        limit = crew.with_slot_for_head(limit, sum(count >= TRAY_SIZE for count in self.unacknowledged.values()))
         if limit != self.limit:
             self.limit = limit
             self.port.limit(limit)
@@ -300,16 +306,20 @@ class Ported:
         crew = self.crew
         if crew.paused_s_left() > 0:
             return None
-        if (due := crew.next_ready()) is not None:
+        free = self.limit - len(self.pending) - len(self.held) - len(self.lost)
+        only_head = crew.is_for_head(free, chain(self.pending, (job.index for job in self.held)))
+        if (due := crew.next_ready(only_head=only_head)) is not None:
             return due
         if crew.is_held:
             return None
         while self.backlog:
+            if only_head and self.backlog[0].index != crew.head:
+                return None
             job = self.backlog.popleft()
             if job.index <= crew.fatal_at:
                 return job
             crew.drop(job)
-        return crew.next_job()
+        return crew.next_job() if not only_head or crew.admitted == crew.head else None
 
     def _take_back(self) -> None:
         """Nothing may start now: what the port has not started waits here."""
@@ -329,11 +339,9 @@ class Ported:
             if crew.keys is not None and not crew.keys.enter(job):
                 return False
             delay = max(crew.key_paused_s_left(job), 0.0 if crew.has_token(job) else crew.reserve(job))
-        except Exception as error:  # noqa: BLE001 - the user's key or weigh function; it is the item's failure
+        # The user's key or weigh function; it is the item's failure. KeyboardInterrupt and its like end the run.
+        except (Exception, asyncio.CancelledError, GeneratorExit) as error:  # noqa: BLE001 - see above
             self._end(job, crew.fail(job, crew.own_error(error)))
-            return False
-        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and its like end the run
-            crew.scope.abort(error)
             return False
         if delay <= 0:
             crew.use_token(job)
@@ -429,6 +437,10 @@ class Ported:
         assert isinstance(error, BaseException)
         if not isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)):
             crew.scope.abort(error)  # KeyboardInterrupt, SystemExit and their like end the run
+            return
+        if job.index > crew.last:  # it had ended when nobody wanted it any more, but that was not known yet
+            self.lost[job.index] = job
+            self._end_lost(outcome)
             return
         error = crew.own_error(error)
         self._learn(outcome, job.item, error)

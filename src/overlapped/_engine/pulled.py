@@ -11,6 +11,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from overlapped._engine.callables import is_for_loop
 from overlapped._engine.failure import Failure, as_value
 from overlapped._engine.feed import Feed
 from overlapped._engine.scope import GRACE_S, cancelled_from_outside, running_task
@@ -225,7 +226,7 @@ class ThreadFeed(Buffered):
         self.began_s = self.clock()
         try:
             source = self._make()
-            if self.on_async is not None and hasattr(source, "__aiter__") and not hasattr(source, "__iter__"):
+            if self.on_async is not None and is_for_loop(source):
                 self._tell(self.on_async, source)
                 self._tell(self._has_left.set)
                 return
@@ -315,11 +316,12 @@ class TaskFeed(Buffered):
                     before_s = self.clock()
                     await self._order.wait()
                     self.idle_s += self.clock() - before_s
-                self.buffer.append(await iterator.__anext__())
+                try:
+                    self.buffer.append(await iterator.__anext__())
+                except StopAsyncIteration:
+                    return
                 self.produced += 1
                 self.hear()
-        except StopAsyncIteration:
-            pass
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and not task.cancelling():

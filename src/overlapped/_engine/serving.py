@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from overlapped._engine.callables import PLAIN_TYPES, describe, is_awaitable, is_generator, refuse_result
-from overlapped._engine.host import ERROR, OK
+from overlapped._engine.host import ERROR, OK, PART, SPOILED
 from overlapped._engine.parcels import BY_NAME, pack, pack_error
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ FLUSH_S: Final = 0.002
 
 LONG_S: Final = 0.005
 """A call that has run for so long is told of, and what was done before it is sent."""
+
+LEAVE_S: Final = 3
+"""When all has been said, what calls have left behind in a process (threads, tasks, exit handlers) has so long. It is
+less than the 5 s after which its run ends a host that closes its resources."""
 
 
 class Task:
@@ -64,6 +70,17 @@ def unpack(
         say(["unreadable", numbers, task.packed(error)])
         return []
     return list(zip(numbers, items, strict=True))
+
+
+def leave_soon() -> None:
+    """Have the kernel end this process, if what calls have left behind does not end by itself."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()  # Python does it at the very end, which may not come
+        except (AttributeError, ValueError, OSError):  # there is none, or a call has closed it
+            continue
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LEAVE_S)
 
 
 class Orders:
@@ -168,12 +185,13 @@ def _checked(
     entry: tuple[int, int, object, tuple[float, float, int]], packing: Packing
 ) -> tuple[int, int, object, Any]:
     """An outcome that can travel: a result that cannot becomes an error that says so."""
-    number, _, value, times = entry
+    number, code, value, times = entry
     try:
         pack(value, packing)
     except Exception as error:  # noqa: BLE001 - what pickle raises depends on the object
-        error.add_note(f"overlapped: a result of type {type(value).__name__} cannot be sent to the run's process")
-        return number, ERROR, tuple(pack_error(error, packing)), times
+        of_type = type(value[0] if isinstance(value, list) and code == PART else value).__name__
+        error.add_note(f"overlapped: a result of type {of_type} cannot be sent to the run's process")
+        return number, SPOILED if code == PART else ERROR, tuple(pack_error(error, packing)), times
     return entry
 
 

@@ -17,7 +17,7 @@ from overlapped._engine.callables import is_for_loop
 from overlapped._engine.host import END, ERROR, MANY, PART
 from overlapped._engine.parcels import pack_error
 from overlapped._engine.resources import Opened, open_blocking
-from overlapped._engine.serving import LONG_S, Answers, coded, unpack
+from overlapped._engine.serving import LONG_S, Answers, coded, leave_soon, unpack
 from overlapped._engine.trays import TRAY_SIZE, spread
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class OneByOne:
         self.jobs: deque[tuple[int, object]] = deque()
         self.wake = threading.Event()
         self.has_ended = False
+        self.is_over = False  # all has been said
         self.call: tuple[int, float] | None = None  # the one that runs: number, start
         self.told: int = -1
         self.cancelling = -1
@@ -68,6 +69,8 @@ class OneByOne:
             self._serve(opened)
         finally:
             opened.close()
+            self.is_over = True
+            leave_soon()
 
     def _serve(self, opened: Opened) -> None:
         try:
@@ -193,11 +196,11 @@ class OneByOne:
                 else:
                     quiet = quiet + 1 if self.call is None and not self.jobs else 0
                 look_s = LOOK_S[0] if self._tell() else min(2 * look_s, most_s)
-        except (OSError, EOFError):
-            pass
-        except BaseException:  # noqa: BLE001 - a thread's end would go unnoticed, and the run would wait for ever
-            traceback.print_exc()
-        os._exit(1)  # nobody is there any more who wants an answer
+        except BaseException as error:  # noqa: BLE001 - a thread's end would go unnoticed, and the run would wait for ever
+            if not (self.is_over or isinstance(error, (OSError, EOFError))):
+                traceback.print_exc()
+        if not self.is_over:
+            os._exit(1)  # nobody is there any more who wants an answer
 
     def _tell(self) -> bool:
         """Say that a call is long, and send what was done before it; True while it goes on."""

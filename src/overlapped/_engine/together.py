@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from overlapped._engine.host import END, ERROR, MANY, OK, PART
 from overlapped._engine.loop import new_loop
 from overlapped._engine.resources import Opened, open_on_loop
-from overlapped._engine.serving import LONG_S, Answers, Orders
+from overlapped._engine.serving import LONG_S, Answers, Orders, leave_soon
 from overlapped._engine.trays import TRAY_SIZE, spread
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Together(Orders):
         """Work until the run says that it is the end."""
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(self.live())
+            leave_soon()
 
     async def live(self) -> None:
         """As `serve`, on the loop that runs."""

@@ -187,7 +187,7 @@ class Watch:
                     return None  # beyond it is whoever started the loop
                 # What namedtuple and dataclass have written stands in "<string>"; so does `python -c`, the user's.
                 is_made = code.co_filename == "<string>" and frame.f_globals.get("__name__") != "__main__"
-                if not is_made and _is_users(code.co_filename):
+                if not is_made and is_users(code.co_filename):
                     return code.co_filename, code.co_qualname, frame.f_lineno
                 frame = frame.f_back
             return None
@@ -208,13 +208,14 @@ def users_place(top: FrameType | None, last: FrameType) -> str:
     """File, line and function of the innermost frame, from `top` to `last`, that is the user's; "" if none is."""
     one = top
     while one is not None and one is not last:
-        if _is_users(one.f_code.co_filename):
+        if is_users(one.f_code.co_filename):
             return f"{_short(one.f_code.co_filename)}:{one.f_lineno} in {one.f_code.co_qualname}"
         one = one.f_back
     return ""
 
 
-def _is_users(path: str) -> bool:
+def is_users(path: str) -> bool:
+    """Whether a file is the user's: none of the standard library, of installed packages, or of the engine."""
     return not path.startswith(_LIBRARIES) and not path.startswith("<frozen")
 
 

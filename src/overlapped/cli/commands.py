@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from overlapped.cli.common import common_options, merged
 from overlapped.report.plain import cut
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TOP_HELP = """Overlap all the waiting with all the work, and find the numbers by measuring.
 
@@ -25,7 +23,7 @@ Examples:
 
 \b
 Exit codes: 0 all items done, 1 failed, 2 bad usage or input, 3 finished but
-some items failed, 130 Ctrl-C, 141 nobody reads stdout, 143 terminated.
+some failed, 129 hung up, 130 Ctrl-C, 141 nobody reads stdout, 143 terminated.
 Only data is written to stdout; everything else goes to stderr.
 """
 
@@ -33,7 +31,8 @@ RUN_HELP = """Run the flow of a Python file.
 
 JOB is the file, and the flow's name if it has more than one: a Flow, or a
 function without parameters that returns one. ARGS become the file's sys.argv.
-If the flow has no sink, its results are written to stdout as JSON lines.
+If the flow has no sink, its results are written to stdout as JSON lines. With
+--json the run's record is, and what the job prints goes to stderr.
 
 \b
 Examples:
@@ -44,8 +43,8 @@ Examples:
   overlapped run --json --max-failures 10 job.py
 
 Ctrl-C takes no more items and finishes what is in flight; a second one
-cancels that; a third one leaves at once. SIGTERM is the first with 10 s
-grace.
+cancels that; a third one leaves at once. SIGTERM and SIGHUP are the first
+with 10 s grace.
 """
 
 DEMO_HELP = """Every I/O model on 400 slow requests, then a real job.
@@ -88,62 +87,13 @@ Examples:
   overlapped compare
   overlapped compare --requests 1000 --concurrency 300 --repeat 5
   overlapped compare -m blocking -m polling -m readiness --json
-  overlapped compare -o models.html
+  overlapped compare -o models.html -o models.json
   overlapped compare --workload files
   overlapped compare --workload hash-and-save
   overlapped compare --workload sweep      how many in flight?
   overlapped compare --workload pipeline   how many in a batch?
   overlapped compare http://localhost:8000/
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Common:
-    """Options that every command knows.
-
-    Attributes:
-        quiet: no progress, no summary; errors are still said.
-        verbose: the flow explained before it runs, and all frames of a traceback.
-        json: one object on stdout, nothing else there.
-        progress: "auto", "plain" or "none".
-    """
-
-    quiet: bool
-    verbose: bool
-    json: bool
-    progress: str
-
-    @property
-    def view(self) -> str:
-        """The kind of view to make: `progress`, and "none" for those who want quiet."""
-        return "none" if self.quiet else self.progress
-
-
-def _common(command: Callable[..., Any], *, hidden: bool = False) -> Callable[..., Any]:
-    """The options of `Common`, added to a command; on the group they work, too, without being listed."""
-    options = (
-        click.option("-q", "--quiet", is_flag=True, hidden=hidden, help="No progress and no summary."),
-        click.option("-v", "--verbose", is_flag=True, hidden=hidden, help="Explain the flow; full tracebacks."),
-        click.option("--json", is_flag=True, hidden=hidden, help="The run's record on stdout, as one JSON object."),
-        click.option(
-            "--progress",
-            type=click.Choice(["auto", "plain", "none"]),
-            hidden=hidden,
-            show_default="auto",
-            help="On stderr: drawn on a terminal, else a line each 10 s.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _merged(common: dict[str, Any]) -> Common:
-    """The options given before the command's name and after it."""
-    before: dict[str, Any] = click.get_current_context().obj
-    given = {name: value or before[name] for name, value in common.items()}
-    given["progress"] = given["progress"] or "auto"
-    return Common(**given)
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -167,11 +117,22 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80, "co
     callback=_show_version,
     help="Show the version.",
 )
-@partial(_common, hidden=True)
+@partial(common_options, hidden=True)
 @click.pass_context
 def overlapped(context: click.Context, /, **common: Any) -> None:
     """The group; its help is TOP_HELP."""
     context.obj = common
+
+
+class _Seconds(click.FloatRange):
+    """A range that nan is outside of: click compares, and nan is neither below nor above anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 FREE_PORT = "free"
@@ -198,7 +159,7 @@ def _port(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 @overlapped.command(cls=_WithDashboard, help=RUN_HELP, short_help="Run the flow of a Python file.")
-@_common
+@common_options
 @click.option(
     "--on-failure",
     type=click.Choice(["keep", "raise"]),
@@ -231,7 +192,7 @@ def run(
     return run_job(
         job,
         args,
-        _merged(common),
+        merged(common),
         on_failure=on_failure,
         max_failures=max_failures,
         report=report,
@@ -241,7 +202,7 @@ def run(
 
 
 @overlapped.command(name="report", help=REPORT_HELP, short_help="What a run's report says.")
-@_common
+@common_options
 @click.option("--failed", is_flag=True, help="The failed items, one JSON object a line.")
 @click.option("--trace", metavar="FILE.json[.gz]", help="Write Chrome trace events.")
 @click.option("-o", "out", metavar="FILE.html", help="Write the page anew.")
@@ -251,18 +212,18 @@ def report_(file: str, failed: bool, trace: str | None, out: str | None, text: b
     """`overlapped report`."""
     from overlapped.cli.report import run_report
 
-    given = _merged(common)
+    given = merged(common)
     if failed + text + given.json > 1:
         raise click.UsageError("--text, --json and --failed exclude each other")
     return run_report(file, given, failed=failed, trace=trace, out=out)
 
 
 @overlapped.command(help=DEMO_HELP, short_help="See it work, in under 30 seconds.")
-@_common
+@common_options
 @click.option("--items", type=click.IntRange(1, 400), default=400, show_default=True, help="Pages to fetch.")
 @click.option(
     "--delay",
-    type=click.FloatRange(min=0, max=10),
+    type=_Seconds(min=0, max=10),
     default=0.1,
     show_default=True,
     metavar="S",
@@ -273,11 +234,11 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
     """`overlapped demo`."""
     from overlapped.cli.demo import run_demo
 
-    return run_demo(items, delay, _merged(common), compare=compare)
+    return run_demo(items, delay, merged(common), compare=compare)
 
 
 @overlapped.command(help=COMPARE_HELP, short_help="Every I/O model on the same work.")
-@_common
+@common_options
 @click.option(
     "--workload",
     type=click.Choice(["crawl", "files", "hash-and-save", "sweep", "pipeline"]),
@@ -295,7 +256,7 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 @click.option(
     "--delay",
     "delay_s",
-    type=click.FloatRange(min=0, max=60),
+    type=_Seconds(min=0, max=60),
     show_default="0.1; 0.01 in a pipeline",
     metavar="S",
     help="How late each answer is.",
@@ -310,7 +271,13 @@ def demo(items: int, delay: float, compare: bool, **common: Any) -> int:
 @click.option("--repeat", type=click.IntRange(1, 100), show_default="3; 1 in a pipeline", help="Runs of each model.")
 @click.option("--whole", is_flag=True, help="Measure blocking on all requests too, not on a part.")
 @click.option("--yes", is_flag=True, help="Send more than 100 requests to another machine without asking.")
-@click.option("-o", "out", metavar="FILE", help="Also write a page (.html), a picture (.svg) or data (.json).")
+@click.option(
+    "-o",
+    "outs",
+    multiple=True,
+    metavar="FILE",
+    help="Also write a page (.html), a picture (.svg) or data (.json); may be repeated.",
+)
 @click.option(
     "--postgres",
     default="host=127.0.0.1 dbname=test",
@@ -331,4 +298,4 @@ def compare(**given: Any) -> int:
     from overlapped.cli.compare import Asked, run_compare
 
     asked = Asked(**{name: given.pop(name) for name in Asked.__dataclass_fields__})
-    return run_compare(asked, _merged(given))
+    return run_compare(asked, merged(given))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from contextlib import contextmanager
@@ -10,21 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from overlapped.cli.say import ExitCode, Problem, write_stderr, write_stdout
+from overlapped.cli.say import ExitCode, Problem, say, write_stderr, write_stdout
 from overlapped.cli.signals import Signals
 from overlapped.compare import page
-from overlapped.compare.base import INSTALL, ComparisonError
+from overlapped.compare.base import ComparisonError
 from overlapped.compare.catalog import chosen_models
 from overlapped.compare.workloads import crawl, files, hash_and_save, pipeline, sweep, url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from overlapped.cli.commands import Common
+    from overlapped.cli.common import Common
     from overlapped.compare.section import Result
 
 MOST_UNASKED = 100
 """Requests sent to another machine without asking."""
+
+
+MOST_REQUESTS = 1_000_000
+"""Of each, address, times and digest are held until all models have run: 1 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Asked:
         repeat: runs of each model.
         whole: nothing is measured on a part.
         yes: more than `MOST_UNASKED` requests may be sent to another machine.
-        out: a file to write.
+        outs: files to write.
         postgres: where PostgreSQL is, as libpq reads it.
         redis: where Redis is, a URL.
     """
@@ -55,25 +58,33 @@ class Asked:
     repeat: int | None
     whole: bool
     yes: bool
-    out: str | None
+    outs: tuple[str, ...]
     postgres: str
     redis: str
 
 
 def run_compare(asked: Asked, common: Common) -> int:
     """Compare and return the exit code."""
-    if importlib.util.find_spec("tornado") is None:
-        raise Problem(f"the server of the comparison needs tornado: {INSTALL}")
+    if asked.requests is not None and asked.requests > MOST_REQUESTS:
+        raise Problem(f"--requests {asked.requests}: at most {MOST_REQUESTS:,} fit into memory; write a smaller number")
     if asked.url is not None and asked.workload != "crawl":
         raise Problem(f"a page of your own goes with the workload crawl, not with {asked.workload}")
-    with Signals(), raised_as_problem():
-        if asked.out is not None:
-            page.checked_path(asked.out)
+    with Signals("before the comparison was done"), raised_as_problem():
+        outs = [page.checked_path(path) for path in dict.fromkeys(asked.outs)]
         made = WORKLOADS[asked.workload](asked, running_line(common))
-        if asked.out is not None:
-            page.save(made, asked.out)
         write_stdout(json.dumps(made.to_dict()) if common.json else made.text())
-    return ExitCode.OK
+        saved = [_saved(made, path) for path in outs]
+    return ExitCode.OK if all(saved) else ExitCode.FAILED
+
+
+def _saved(made: Result, path: str) -> bool:
+    """Write a file; a full disk is no reason to lose the others."""
+    try:
+        page.save(made, path)
+    except OSError as error:
+        say(f"{path}: cannot be written: {error.strerror or error}")
+        return False
+    return True
 
 
 @contextmanager

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlapped import Report
-    from overlapped.cli.commands import Common
+    from overlapped.cli.common import Common
     from overlapped.cli.jobs.crawl import Counts
     from overlapped.compare.comparison import Comparison
 
@@ -89,7 +89,7 @@ def run_demo(items: int, delay_s: float, common: Common, *, compare: bool) -> in
     for needed in ("tornado", "aiohttp"):
         if importlib.util.find_spec(needed) is None:
             raise Problem(f"the demo needs {needed}: pip install 'overlapped[standard,tornado]'")
-    with Signals() as signals, TemporaryDirectory(prefix="overlapped-demo-") as folder:
+    with Signals("before the demo was done") as signals, TemporaryDirectory(prefix="overlapped-demo-") as folder:
         # the third Ctrl-C leaves without unwinding; the site ends by itself with our end of its stdin
         signals.last_act = lambda: shutil.rmtree(folder, ignore_errors=True)
         compared = _compare(items, delay_s, common) if compare else None

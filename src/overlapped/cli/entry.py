@@ -46,7 +46,7 @@ def _fill_closed_descriptors() -> None:
 def _flushed(code: int) -> int:
     """`code`, unless what was printed does not reach stdout."""
     try:
-        if sys.stdout is not None:
+        if sys.stdout is not None and not sys.stdout.closed:
             sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import os
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from overlapped._engine.parcels import AS_IMPORTED
 from overlapped.cli.say import ExitCode, Problem, traceback_text, users_place
 
 if TYPE_CHECKING:
@@ -44,16 +46,26 @@ def load_job(target: str, args: Sequence[str]) -> Flow[Any]:
 def _split(target: str) -> tuple[Path, str | None]:
     """The file and the flow's name; a file whose own name holds a colon is taken as it is."""
     head, colon, tail = target.rpartition(":")
-    if colon and tail.isidentifier() and not Path(target).exists():
+    if colon and tail.isidentifier() and not os.path.exists(target):
         path, name = Path(head), tail
     else:
         path, name = Path(target), None
-    if path.is_dir():
+    if os.path.isdir(path):
         raise Problem(f"{path}: is a folder, not a Python file")
-    if not path.exists():
-        near = difflib.get_close_matches(path.name, [other.name for other in _siblings(path)], n=1)
-        raise Problem(f"{path}: no such file" + (f". Did you mean '{path.with_name(near[0])}'?" if near else ""))
+    if not os.path.exists(path):  # unlike Path.exists, it takes a name that is too long
+        near = _meant(path)
+        flow = f":{name}" if name else ""
+        raise Problem(f"{path}: no such file" + (f". Did you mean '{near}{flow}'?" if near else ""))
     return path, name
+
+
+def _meant(path: Path) -> Path | None:
+    """The file that there is instead: with its suffix, that of a dotted module, or of a similar name."""
+    for other in (path.with_name(f"{path.name}.py"), Path(str(path).replace(".", "/") + ".py")):
+        if path.name and os.path.isfile(other):
+            return other
+    near = difflib.get_close_matches(path.name, [other.name for other in _siblings(path)], n=1)
+    return path.with_name(near[0]) if near else None
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -66,8 +78,9 @@ def _siblings(path: Path) -> list[Path]:
 def _run_file(path: Path, args: Sequence[str]) -> ModuleType:
     """Run a file as a module: `__name__` is not "__main__", its folder is importable."""
     stem = path.stem
+    is_importable = stem.isidentifier() and path.resolve().name == f"{stem}.py"
     # a job named like a module that is already in use must not take its place
-    name = stem if stem.isidentifier() and stem not in sys.modules else f"overlapped_job_{stem}"
+    name = stem if is_importable and stem not in sys.modules else AS_IMPORTED
     spec = importlib.util.spec_from_loader(name, _Script(name, str(path.absolute())), origin=str(path))
     if spec is None:
         raise Problem(f"{path}: Python cannot load it as a module")
@@ -76,6 +89,9 @@ def _run_file(path: Path, args: Sequence[str]) -> ModuleType:
     sys.argv = [str(path), *args]
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules[name] = module
+    if name == AS_IMPORTED:  # processes find it as they find the script of `python job.py`
+        module.__spec__ = None
+        sys.modules["__main__"] = module
     call_users(path.name, lambda: spec.loader.exec_module(module) if spec.loader else None)
     return module
 
@@ -89,10 +105,13 @@ def call_users(label: str, call: Callable[[], Any]) -> Any:
     except UsageError as error:
         raise Problem(f"{users_place(error) or label}: {error}") from error
     except SyntaxError as error:
-        raise Problem(f"{users_place(error)}: {error.msg}", traceback=traceback_text(error)) from error
+        raise Problem(f"{users_place(error) or label}: {error.msg}", traceback=traceback_text(error)) from error
     except SystemExit as error:
-        raise _left(error, label) from error
-    except Exception as error:
+        code, message = left_with(error, label, "no flow was run", text_code=ExitCode.USAGE)
+        raise Problem(message, code) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         where = users_place(error) or label
         raise Problem(
             f"{where}: {type(error).__name__} while the flow was written; nothing was started",
@@ -101,13 +120,12 @@ def call_users(label: str, call: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _left(error: SystemExit, label: str) -> Problem:
-    """The file called sys.exit: its text is the message, its number the exit code."""
-    if isinstance(error.code, int):
-        return Problem(f"{label}: called sys.exit({error.code}); no flow was run", error.code)
-    if error.code is None:
-        return Problem(f"{label}: called sys.exit(); no flow was run", ExitCode.OK)
-    return Problem(str(error.code))
+def left_with(error: SystemExit, place: str, then: str, *, text_code: int) -> tuple[int, str]:
+    """The code and the sentence for their sys.exit: its number is the code, as a shell sees it; its text is told."""
+    if error.code is None or isinstance(error.code, int):
+        shown = "" if error.code is None else error.code
+        return int(error.code or 0) & 0xFF, f"{place}: called sys.exit({shown}); {then}"
+    return text_code, str(error.code)
 
 
 def find_flow(module: ModuleType, label: str, name: str | None) -> Flow[Any]:

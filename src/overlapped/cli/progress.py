@@ -122,6 +122,8 @@ def frame(record: RunRecord, speed: Speed, title: str, columns: int, *, ascii_on
     stages = [pair for pair in zip(record.stages, per_stage, strict=True) if pair[0] in shown]
     rows: list[tuple[str, ...]] = [("stage", "done", "rate", "failed", "in flight", "limit", "ahead")]
     rows += [_row(stage, now or "0/s") for stage, now in stages[:MOST_STAGES]]
+    if ascii_only:  # the stream would make six letters of one, and the line longer than the terminal
+        head, rows = list(map(_ascii, head)), [tuple(map(_ascii, row)) for row in rows]
     lines = ["  ".join(head), *_table(rows, columns)]
     if len(stages) > MOST_STAGES:
         lines.append(f"and {len(stages) - MOST_STAGES} more stages")
@@ -149,7 +151,11 @@ def _last_line(record: RunRecord, speed: Speed, *, ascii_only: bool) -> str:
     parts.append(f"memory {record.peak_rss_bytes / 2**20:,.0f} MiB")
     if record.elapsed_s >= SURE_S and (found := verdict(record)) and found[0].kind not in ("none", "few"):
         parts.append(f"pace: {found[0].says}")
-    return "  ".join(parts)
+    return _ascii("  ".join(parts)) if ascii_only else "  ".join(parts)
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _row(stage: StageRecord, per_s: str) -> tuple[str, ...]:

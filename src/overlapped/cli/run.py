@@ -10,10 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from overlapped._engine.loop import new_loop
-from overlapped.cli.job import call_users, load_job
+from overlapped.cli.job import call_users, left_with, load_job
 from overlapped.cli.lines import JsonLines, OutputLost
 from overlapped.cli.progress import make_view
-from overlapped.cli.say import ExitCode, Problem, say, traceback_text, users_place, write_stderr, write_stdout
+from overlapped.cli.say import (
+    ExitCode,
+    Problem,
+    prints_on_stderr,
+    say,
+    traceback_text,
+    users_place,
+    write_stderr,
+    write_stdout,
+)
 from overlapped.cli.signals import Signals
 from overlapped.cli.status import status_on_signal
 from overlapped.report.plain import plain, plain_error
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from overlapped import Flow, Report
-    from overlapped.cli.commands import Common
+    from overlapped.cli.common import Common
     from overlapped.cli.progress import View
     from overlapped.record import RunRecord
     from overlapped.report.dashboard import Dashboard
@@ -59,7 +68,7 @@ def run_job(
     """Load the file, run its flow and return the exit code."""
     save = _saver(report, trace)
     with _live_page(dashboard, report) as page, Signals() as signals:
-        with make_view(common.view, target) as view:
+        with prints_on_stderr() if common.json else nullcontext(), make_view(common.view, target) as view:
             flow = load_job(target, args)
             call_users(target, flow.check)
             if common.verbose:
@@ -74,6 +83,7 @@ def run_job(
                 lines=not common.json and not flow.has_sink,
                 page=page,
             )
+        signals.moment = "after the run had ended"
         code, error = conclude(outcome, signals, common)
         if outcome.report is not None and not (saved := _saved(save, outcome.report)):
             code, error = code or ExitCode.FAILED, error or saved.problem
@@ -97,7 +107,7 @@ def _saver(report: str | None, trace: str | None) -> Callable[[Report], None]:
     from overlapped.report import files
 
     try:
-        return files.saver(report, trace, option="--")
+        return files.saver(report, trace, names=("--report", "--trace"))
     except UsageError as error:
         raise Problem(str(error)) from error
 
@@ -142,9 +152,16 @@ def execute(
     lines: bool,
     page: Dashboard | None = None,
 ) -> Outcome:
-    """Run a flow to its end in this thread; Ctrl-C and SIGTERM drain it, progress is shown."""
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_deliver(flow, view, signals, on_failure, max_failures, lines=lines, page=page))
+    """Run a flow to its end in this thread; signals drain it, progress is shown."""
+    opened: list[Any] = []
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            delivery = _deliver(flow, view, signals, on_failure, max_failures, opened=opened, lines=lines, page=page)
+            return runner.run(delivery)
+    except BaseException as left:  # the job's own: sys.exit, KeyboardInterrupt, what else is no Exception
+        if signals.code and isinstance(left, KeyboardInterrupt):
+            raise  # a signal while nothing was attached
+        return Outcome(opened[0].report if opened else None, left)
 
 
 async def _deliver(
@@ -154,14 +171,16 @@ async def _deliver(
     on_failure: OnFailure,
     max_failures: int | None,
     *,
+    opened: list[Any],
     lines: bool,
     page: Dashboard | None,
 ) -> Outcome:
-    """Take all results, in one task that signals can cancel."""
+    """Take all results, in one task that signals can cancel; `opened` gets what tells of the run, however it ends."""
     out = JsonLines() if lines else None
     items: Any = None
     try:
         async with flow.open(on_failure=on_failure, max_failures=max_failures) as items:
+            opened.append(items)
             if page is not None:
                 page.show(lambda: items.report.record)
             with _attached(signals, items), _following(view, items.stats), status_on_signal(items):
@@ -230,7 +249,8 @@ def conclude(outcome: Outcome, signals: Signals, common: Common, *, summary: boo
     if isinstance(error, OutputLost) and isinstance(error.__cause__, BrokenPipeError):
         return ExitCode.PIPE, None
     code, message = _verdict(outcome, signals)
-    if error is not None and not isinstance(error, asyncio.CancelledError | OutputLost) and not _is_usage(error):
+    untraced = asyncio.CancelledError | OutputLost | SystemExit
+    if error is not None and not isinstance(error, untraced) and not _is_usage(error):
         write_stderr(traceback_text(error, ours=common.verbose))
     if summary and outcome.report is not None and not common.quiet:
         write_stderr(f"{outcome.report}\n")
@@ -242,7 +262,7 @@ def conclude(outcome: Outcome, signals: Signals, common: Common, *, summary: boo
 def _verdict(outcome: Outcome, signals: Signals) -> tuple[int, str | None]:
     """The exit code and the sentence for the way a run ended."""
     report, error = outcome.report, outcome.error
-    done = f"{report.items:,} results were delivered" if report is not None else "nothing was delivered"
+    done = f"{_results(report)} delivered" if report is not None else "nothing was delivered"
     if signals.code:
         if error is not None and not isinstance(error, asyncio.CancelledError):
             return signals.code, f"stopped early, and then: {_cause(error)}"
@@ -253,6 +273,11 @@ def _verdict(outcome: Outcome, signals: Signals) -> tuple[int, str | None]:
             ExitCode.FAILED,
             f"writing results to stdout: {error.__cause__}; the rest of the results is lost",
         )
+    if isinstance(error, SystemExit):
+        code, message = left_with(error, users_place(error) or "the job", done, text_code=ExitCode.FAILED)
+        return code or ExitCode.FAILED, message
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED, f"{_cause(error)}; {done}"
     if error is not None:
         return (ExitCode.USAGE if report is None and _is_usage(error) else ExitCode.FAILED), _cause(error)
     if report is not None and report.cleanup_errors:
@@ -263,6 +288,10 @@ def _verdict(outcome: Outcome, signals: Signals) -> tuple[int, str | None]:
     if report is not None and report.failed:
         return ExitCode.ITEMS_FAILED, f"{counted(report.failed, 'item')} failed{_first(report)}"
     return ExitCode.OK, None
+
+
+def _results(report: Report) -> str:
+    return f"{counted(report.items, 'result')} {'was' if report.items == 1 else 'were'}"
 
 
 def _first(report: Report) -> str:
@@ -284,7 +313,7 @@ def _cause(error: BaseException) -> str:
 
     place = users_place(error)
     start = f"{place}: " if place else ""
-    what = str(error) if isinstance(error, OverlappedError) else f"{type(error).__name__}: {error}"
+    what = str(error) if isinstance(error, OverlappedError) else plain_error(error)
     notes = getattr(error, "__notes__", [])
     note = f" ({notes[0].removeprefix('overlapped: ')})" if notes else ""
     return f"{start}{what}{note}" + ("" if note or place else " (-v shows where)")

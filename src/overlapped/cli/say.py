@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import contextmanager, redirect_stdout, suppress
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from overlapped.report import whole
 from overlapped.report.plain import cut, escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MESSAGE_CHARS = 500
 """Longest message line: whole sentences with a path, never a page."""
@@ -62,6 +67,28 @@ def write_stdout(line: str) -> None:
         raise Problem(f"writing to stdout: {error}", ExitCode.FAILED) from error
 
 
+@contextmanager
+def prints_on_stderr() -> Iterator[None]:
+    """What the job prints goes to stderr, from its processes too: stdout is for the one object that comes after."""
+    stdout = sys.stdout
+    with redirect_stdout(sys.stderr):
+        try:
+            number = stdout.fileno()
+        except (AttributeError, OSError):  # None, or no file
+            yield
+            return
+        stdout.flush()
+        own = os.dup(number)
+        os.dup2(2, number)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # stderr is gone
+                stdout.flush()
+            os.dup2(own, number)
+            os.close(own)
+
+
 def say(message: str) -> None:
     """One line on stderr, in the command's name, harmless whatever the message holds."""
     write_stderr(f"overlapped: {cut(escape(message), MESSAGE_CHARS)}\n")
@@ -79,10 +106,13 @@ def traceback_text(error: BaseException, *, ours: bool = False) -> str:
 
 
 def users_place(error: BaseException) -> str:
-    """The deepest line of the user's own code in the traceback, as "job.py:12"; "" if there is none."""
+    """The deepest line of the user's own code in the traceback, as "job.py:12", else of a library; "" for neither."""
+    from overlapped._engine.watch import is_users
+
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    frames = [frame for frame in frames if is_users(os.path.abspath(frame.filename))] or frames
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{os.path.basename(error.filename)}:{error.lineno}"
+        return os.path.basename(error.filename) + (f":{error.lineno}" if error.lineno else "")
     return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
@@ -102,7 +132,7 @@ _LOOP = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "asyncio")
 
 
 def _is_users(filename: str) -> bool:
-    if filename.startswith("<frozen "):
+    if filename.startswith(("<frozen ", "uvloop/")):  # compiled in: they name no file of this machine
         return False
     path = os.path.abspath(filename)
     if path.startswith(_JOBS + os.sep):

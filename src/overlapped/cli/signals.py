@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM of one command: drain first, then cancel, then leave at once."""
+"""Ctrl-C, SIGTERM and SIGHUP of one command: drain first, then cancel, then leave at once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from overlapped.cli.say import say
+from overlapped.cli.say import Problem, say
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from types import FrameType
+
+_ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""What asks a command to end: Ctrl-C, `kill`, a terminal that closes (Windows has none that says so)."""
 
 GRACE_S = 10.0
 """How long SIGTERM lets calls in flight finish: what container managers give before SIGKILL."""
@@ -27,18 +30,23 @@ class Drainable(Protocol):
 
 
 class Signals:
-    """Handlers for SIGINT and SIGTERM while a command runs; a scope that puts the old ones back.
+    """Handlers for SIGINT, SIGTERM and SIGHUP while a command runs; a scope that puts the old ones back.
 
-    Until `attach`, a signal raises: `KeyboardInterrupt`, or `SystemExit(143)`, so that `with`
-    blocks clean up. While a flow is attached the first signal drains it (SIGTERM: for at most
-    `GRACE_S`), the second cancels it, the third ends the process.
+    Until `attach`, a signal raises `KeyboardInterrupt`, so that `with` blocks clean up; it leaves the scope as a
+    `Problem`. While a flow is attached the first signal drains it (others than SIGINT: for at most `GRACE_S`), the
+    second cancels it, the third ends the process.
+
+    Args:
+        moment: when a signal comes, as the message says it.
 
     Attributes:
-        code: exit code of the first signal that came (130, 143), or 0.
+        moment: the same; it may change.
+        code: exit code of the first signal that came (130, 143, 129), or 0.
         cancelled: True from the moment the run was cancelled by a second signal or the grace's end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, moment: str = "before anything was started") -> None:
+        self.moment = moment
         self.code = 0
         self.cancelled = False
         self.last_act: Callable[[], object] = lambda: None
@@ -48,14 +56,18 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                # not loop.add_signal_handler: the third signal must end a loop that never turns
-                self._before[number] = signal.signal(number, self._handle)
+            for number in _ENDS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background
+                    # not loop.add_signal_handler: the third signal must end a loop that never turns
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.code and isinstance(error, KeyboardInterrupt):
+            how = "interrupted" if self.code == 128 + signal.SIGINT else "terminated"
+            raise Problem(f"{how} {self.moment}", self.code) from error
 
     def attach(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], items: Drainable) -> None:
         """From now on signals drain `items`, then cancel `task`."""
@@ -72,9 +84,7 @@ class Signals:
             self.last_act()
             os._exit(self.code)
         if self._run is None:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise SystemExit(128 + number)
+            raise KeyboardInterrupt
         loop, _, items = self._run
         if self._count == 1:
             items.drain()

@@ -153,9 +153,8 @@ class Crawl(Work):
 
     def request(self, number: int) -> bytes:
         """The bytes that ask for page `number`."""
-        lines = (
-            f"GET {self.paths[number]} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nAccept-Encoding: identity\r\n\r\n"
-        )
+        host = f"[{self.host}]" if ":" in self.host else self.host  # an IPv6 address
+        lines = f"GET {self.paths[number]} HTTP/1.1\r\nHost: {host}:{self.port}\r\nAccept-Encoding: identity\r\n\r\n"
         return lines.encode("latin-1")
 
 

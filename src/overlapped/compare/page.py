@@ -9,6 +9,8 @@ import platform
 from typing import TYPE_CHECKING
 
 from overlapped.compare.base import INSTALL, ComparisonError
+from overlapped.errors import UsageError
+from overlapped.report import files
 from overlapped.report.plain import escape
 from overlapped.report.svg import stacked, style
 
@@ -27,11 +29,10 @@ def checked_path(path: str) -> str:
     kind = os.path.splitext(path)[1].lower()
     if kind not in KINDS:
         raise ComparisonError(f"{path}: a comparison is written as {', '.join(KINDS)}", is_usage=True)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ComparisonError(f"{path}: there is no folder {folder}", is_usage=True)
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise ComparisonError(f"{path}: cannot be written", is_usage=True)
+    try:
+        files.checked_path(path, "-o")
+    except UsageError as error:
+        raise ComparisonError(str(error), is_usage=True) from error
     if kind == ".html" and importlib.util.find_spec("jinja2") is None:
         raise ComparisonError(f"a page needs jinja2: {INSTALL}", is_usage=True)
     return path

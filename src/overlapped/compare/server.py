@@ -8,11 +8,13 @@ lines that it was sent.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from overlapped.compare.apart import running, stdin_ended
+from overlapped.compare.base import INSTALL, ComparisonError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +40,13 @@ def urls(port: int, count: int, delay_s: float) -> list[str]:
 
 @contextmanager
 def running_server() -> Iterator[int]:
-    """The server, gone at the end of the scope; gives its port."""
+    """The server, gone at the end of the scope; gives its port.
+
+    Raises:
+        ComparisonError: tornado is missing, or it did not start.
+    """
+    if importlib.util.find_spec("tornado") is None:
+        raise ComparisonError(f"the server of the comparison needs tornado: {INSTALL}", is_usage=True)
     with running("overlapped.compare.server", what="the server of the comparison") as port:
         yield port
 

@@ -43,10 +43,11 @@ class Answer:
             BadAnswerError: this is no HTTP, or it ended too early.
         """
         self._data += data
-        if not self._status and not self._read_head():
-            if not data:
-                raise BadAnswerError(f"the server closed the connection before it answered {self.path}")
-            return False
+        while not self._status:
+            if not self._read_head():
+                if not data:
+                    raise BadAnswerError(f"the server closed the connection before it answered {self.path}")
+                return False
         if self._is_chunked:
             self._read_chunks()
         elif self._length is not None:
@@ -77,6 +78,9 @@ class Answer:
         if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
             raise BadAnswerError(f"what answers for {self.path} speaks no HTTP/1.1")
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if words[1].startswith("1"):  # 100 Continue, 103 Early Hints: the answer itself is still to come
+            self._data = bytearray(rest)
+            return True
         self._status = int(words[1])
         self._is_chunked = fields.get("transfer-encoding", "").lower() == "chunked"
         if self._status in (204, 304):

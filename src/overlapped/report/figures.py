@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from overlapped.record import Bin
 from overlapped.report.plain import cut, escape
 from overlapped.report.svg import Picture, Scale, steps, text_width
-from overlapped.report.text import seconds
+from overlapped.report.text import counted, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -78,7 +78,8 @@ def chronology(record: RunRecord) -> Picture | None:
     bands = [(stage, *_grouped(stage, each)) for stage in stages]
     heights = [min(BAND_MOST, max(14.0, ROW_MOST * len(rows))) for _, rows, _ in bands]
     high = 34 + sum(height + 30 for height in heights) + 26
-    told = "; ".join(f"{name_of(stage)}: {stage.calls:,} calls, {words}" for stage, _, words in bands)
+    names = [f"{name_of(stage)}: {counted(stage.calls, 'call')}, {words}" for stage, _, words in bands]
+    told = "; ".join(names)
     drawn = Picture(WIDE, high, "Chronology: one bar a call, one row a slot", told)
     x = Scale(0, record.elapsed_s, LEFT, RIGHT)
     entries = [("wait", "call")]
@@ -87,8 +88,8 @@ def chronology(record: RunRecord) -> Picture | None:
     entries += [("fail", "failed")] if "failed" in outcomes else []
     drawn.legend(LEFT, 16, entries)
     y = 40.0
-    for (stage, rows, words), height in zip(bands, heights, strict=True):
-        drawn.text(LEFT, y + 8, f"{name_of(stage)}: {stage.calls:,} calls, {words}", size=12)
+    for (_, rows, _), name, height in zip(bands, names, heights, strict=True):
+        drawn.text(LEFT, y + 8, name, size=12)
         _band(drawn, x, rows, y + 14, height)
         y += height + 30
     drawn.x_axis(x, y - 10, unit=" s")

@@ -27,23 +27,28 @@ MOST_BYTES: Final = 200 * 2**20
 
 
 def checked_path(path: str | os.PathLike[str], name: str) -> str:
-    """`path`, if a file can be written there; found out before anything runs.
+    """`path` in full, if a file can be written there; found out before anything runs, which may go to another folder.
 
     Raises:
         UsageError: it cannot.
     """
-    path = os.fsdecode(path)
+    try:
+        path = os.fsdecode(path)
+    except TypeError:
+        raise UsageError(f"{name}: {name} must be a path, got {path!r}") from None
     if "\0" in path:
         raise UsageError(f"{name} {path!r}: a path must be without NUL characters; write another name")
+    if not os.path.basename(path) or os.path.isdir(path):
+        raise UsageError(f"{name} {path!r}: cannot be written: it names no file; write the file's name, too")
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise UsageError(f"{name} {path!r}: there is no folder {folder}")
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise UsageError(f"{name} {path!r}: cannot be written")
-    return path
+    return os.path.abspath(path)
 
 
-def _is_same_file(path: str, other: str) -> bool:
+def is_same_file(path: str, other: str) -> bool:
     """True if what is written to one is lost by writing to the other; a device such as /dev/null loses nothing."""
     is_file = os.path.isfile(path) or not os.path.exists(path)
     return is_file and os.path.realpath(path) == os.path.realpath(other)
@@ -65,26 +70,29 @@ def has_jinja() -> bool:
 
 
 def saver(
-    report: str | os.PathLike[str] | None, trace: str | os.PathLike[str] | None, *, option: str = ""
+    report: str | os.PathLike[str] | None,
+    trace: str | os.PathLike[str] | None,
+    *,
+    names: tuple[str, str] = ("report", "trace"),
 ) -> Callable[[Report], None]:
     """What writes these files of a run that has ended.
 
     Args:
         report: where the page goes.
         trace: where the trace goes.
-        option: what stands before the names "report" and "trace" where the user wrote them.
+        names: of the two, as the user wrote them.
 
     Raises:
         UsageError: one of them cannot be written, or jinja2 is missing.
     """
     if report is not None:
-        report = checked_path(report, f"{option}report")
-        need_jinja(f"{option}report")
+        report = checked_path(report, names[0])
+        need_jinja(names[0])
     if trace is not None:
-        trace = checked_path(trace, f"{option}trace")
-    if report is not None and trace is not None and _is_same_file(report, trace):
+        trace = checked_path(trace, names[1])
+    if report is not None and trace is not None and is_same_file(report, trace):
         raise UsageError(
-            f"{option}report and {option}trace must be two files, got {report!r} for both: one would overwrite the "
+            f"{names[0]} and {names[1]} must be two files, got {report!r} for both: one would overwrite the "
             f"other; write another name for the trace"
         )
 
@@ -140,15 +148,22 @@ def read(path: str) -> RunRecord:
         NotARecord: there is none.
         OSError: the file cannot be read.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         text = file.read(MOST_BYTES)
     begin = text.rfind(DATA)
     if begin >= 0:
         text = text[begin + len(DATA) : text.find("</script>", begin)]
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise NotARecord("there is no record of a run in it") from None
     if isinstance(data, dict) and "schema" not in data and isinstance(data.get("run"), dict):
         data = data["run"]  # what `overlapped run --json` writes
+    elif isinstance(data, dict) and data.get("exit_code") and data.get("run") is None:
+        raise NotARecord(f"it tells of a command that ran no flow: {data.get('error')}")
     return from_dict(data)
+
+
+def _no_constant(name: str) -> None:
+    """NaN and Infinity are no JSON, and no value of a run."""
+    raise ValueError(name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from overlapped.report import figures
 from overlapped.report.data import to_dict
-from overlapped.report.plain import cut, escape, plain, plain_error
+from overlapped.report.plain import cut, escape, isolated, plain, plain_error
 from overlapped.report.speed import SURE_S, taken
 from overlapped.report.svg import style
 from overlapped.report.text import counted, ended_by, rate, seconds
@@ -245,7 +245,7 @@ def headline(record: RunRecord) -> str:
 def provenance(record: RunRecord) -> str:
     """What of, when, and on what."""
     when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(record.started_at)) if record.started_at else ""
-    stages = " → ".join(figures.name_of(stage) for stage in record.stages)
+    stages = " → ".join(isolated(figures.name_of(stage)) for stage in record.stages)
     flow = f"{cut(escape(record.source), 60)}" + (f" → {stages}" if stages else "")
     cpus = f"{record.cpus}\u00a0CPU{'' if record.cpus == 1 else 's'}"
     return " · ".join(part for part in (flow, when, escape(record.made_by), cpus) if part)
@@ -264,6 +264,9 @@ def notes(record: RunRecord) -> Iterator[str]:
         yield f"CPU {seconds(record.cpu_s)} ({record.cpu_s / record.elapsed_s:.0%} of one core){loop}"
     if record.peak_rss_bytes:
         yield f"peak memory {record.peak_rss_bytes / 2**20:,.0f} MiB"
+    if (count := len(figures.calling(record))) > MOST_COURSES:
+        bands = min(count, figures.MOST_BANDS)
+        yield f"of {count} stages with calls, the chronology shows the first {bands}, limit and times {MOST_COURSES}"
     for error in record.cleanup_errors[:EXAMPLES]:
         yield f"while the run was closed: {plain_error(error)}"
 

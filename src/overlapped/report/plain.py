@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 
 ITEM_CHARS = 80
 """Longest text of one item: what fits beside its stage and error on a line of 120 columns."""
@@ -15,6 +16,12 @@ def escape(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _backslash(c) for c in text)
+
+
+def isolated(text: str) -> str:
+    """`text` set apart, if it runs from right to left: else it would turn around the numbers beside it."""
+    is_turned = not text.isascii() and any(unicodedata.bidirectional(c) in ("R", "AL") for c in text)
+    return f"\u2068{text}\u2069" if is_turned else text
 
 
 def _backslash(char: str) -> str:

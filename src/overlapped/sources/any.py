@@ -39,10 +39,15 @@ class Source:
         self._run: weakref.ref[Scope] | None = None  # the last one that was to pull it
         self.name = _name(value)
 
+    def __reduce__(self) -> tuple[type[Source], tuple[Any]]:
+        """What has run lately is no part of a copy."""
+        return Source, (self._value,)
+
     @property
     def is_one_shot(self) -> bool:
         """True for an iterator: it can be used by one run only."""
-        return hasattr(self._value, "__next__") or hasattr(self._value, "__anext__")
+        is_iterated = self._kind in ("iterable", "async")
+        return is_iterated and (hasattr(self._value, "__next__") or hasattr(self._value, "__anext__"))
 
     def check_usable(self) -> None:
         """Refuse to run over an iterator again.
@@ -50,7 +55,7 @@ class Source:
         Raises:
             UsageError: an earlier run has used it, another one is to use it, or it has come to its end.
         """
-        if not self.is_one_shot or self._kind in ("file", "stream"):
+        if not self.is_one_shot:
             return
         run = None if self._run is None else self._run()
         if self._is_used or _is_used_up(self._value) or (run is not None and not run.closing):
@@ -80,8 +85,7 @@ class Source:
             return AsyncFeed(value, self.name, scope)
         if self._kind == "function":
             return FunctionFeed(value, self.name, scope)
-        closes = self.is_one_shot and self._kind != "stream"
-        return ThreadFeed(self._begun, self.name, scope, closes=closes)
+        return ThreadFeed(self._begun, self.name, scope, closes=self.is_one_shot)
 
     def _begun(self) -> Any:
         self._is_used = True
@@ -114,17 +118,17 @@ def _kind_of_source(value: object) -> str:
         raise UsageError(f"flow({name}(...)): a coroutine object is not iterable; write flow({name})")
     if isinstance(value, os.PathLike):
         raise UsageError(f"flow({name}): a path is not iterable; write flow(open(path)) for its lines")
-    if not inspect.isclass(value):
-        if hasattr(value, "__aiter__"):
-            _refuse_used_up(value, name)
-            return "async"
-        if isinstance(value, io.IOBase):
-            return "file" if _never_waits(value) else "stream"
-        if type(value) in ON_THE_LOOP:
-            return "container"
-        if hasattr(value, "__iter__") or hasattr(value, "__getitem__"):
-            _refuse_used_up(value, name)
-            return "iterable"
+    methods = type(value) if inspect.isclass(value) else value  # an Enum can be iterated, unlike other classes
+    if hasattr(methods, "__aiter__"):
+        _refuse_used_up(value, name)
+        return "async"
+    if isinstance(value, io.IOBase):
+        return "file" if _never_waits(value) else "stream"
+    if type(value) in ON_THE_LOOP:
+        return "container"
+    if hasattr(methods, "__iter__") or hasattr(methods, "__getitem__"):
+        _refuse_used_up(value, name)
+        return "iterable"
     if not callable(value):
         raise UsageError(
             f"flow({short(value, 40)}): {type(value).__name__} is neither iterable nor a function "

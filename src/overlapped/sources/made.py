@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from overlapped._engine.callables import close_unstarted, is_awaitable
 from overlapped._engine.pulled import Buffered, LoopFeed, TaskFeed, ThreadFeed
 from overlapped.errors import UsageError
 from overlapped.sources.any import ON_THE_LOOP
@@ -58,14 +59,21 @@ class FunctionFeed(MadeFeed, ThreadFeed):
     """What a function makes: iterated in the thread that called it, or by a task if it is async."""
 
     def __init__(self, make: Callable[[], Any], name: str, scope: Scope) -> None:
-        super().__init__(lambda: _checked(make(), name), name, scope)
+        super().__init__(lambda: _checked(make(), name, is_awaited=True), name, scope)
         self.on_async = self._found_async
+        self._found: object = None
 
     def _found_async(self, source: object) -> None:
+        self._found = source
         if self._is_stopped:
             self._finish()
         else:
             self.hand_over(AsyncFeed(lambda: source, self.name, self._scope))
+
+    def halt(self) -> None:
+        """Halt both; a coroutine that nobody has begun is closed."""
+        super().halt()
+        close_unstarted(self._found)
 
 
 class AsyncFeed(MadeFeed, TaskFeed):
@@ -88,10 +96,11 @@ class AsyncFeed(MadeFeed, TaskFeed):
         self.hand_over(LoopFeed(source, self.name) if is_free else ThreadFeed(lambda: source, self.name, self._scope))
 
 
-def _checked(made: Any, name: str) -> Any:
-    """What a source function made, if it can be iterated."""
+def _checked(made: Any, name: str, *, is_awaited: bool = False) -> Any:
+    """What a source function made, if it can be iterated; or awaited, if somebody will do so."""
+    if is_awaited and is_awaitable(made):
+        return made
     if isinstance(made, (str, bytes)) or not (hasattr(made, "__iter__") or hasattr(made, "__aiter__")):
-        if inspect.iscoroutine(made):
-            made.close()
+        close_unstarted(made)
         raise UsageError(f"flow({name}): {name}() must return an iterable, got {type(made).__name__}")
     return made

@@ -82,7 +82,7 @@ class ConcatFeed(SeveralFeed):
             chunk = self.ups[0].take(want)
             if chunk or want <= 0 or not self.ups[0].ended:
                 return chunk
-            self.ups.pop(0)
+            self.ups.pop(0).halt()  # it may have ended before what comes before it
             if self.ups:
                 self.ups[0].start()
         self.ended = True

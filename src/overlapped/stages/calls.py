@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from overlapped._engine.callables import describe
+from overlapped._engine.callables import describe, is_plain
 from overlapped.control.auto import AUTO, Auto
 from overlapped.control.base import ControllerSpec
 from overlapped.errors import UsageError
@@ -79,6 +79,11 @@ class CallStage:
             value = getattr(self.options, name)
             if value is not None and not isinstance(value, kind):
                 raise UsageError(f"{at}: {name} must be {kind.__name__}(...), got {value!r}")
+        self._check_weigh(at, self.options.rate)
+
+    def _check_weigh(self, at: str, rate: Rate | None) -> None:
+        if rate is not None and rate.weigh is not None and not is_plain(rate.weigh):
+            raise UsageError(f"{at}: weigh must be a plain function of the item, got {rate.weigh!r}")
 
     def _check_keys(self, at: str) -> None:
         o = self.options
@@ -89,7 +94,9 @@ class CallStage:
         if o.per_key is not None:
             from overlapped.rate import Rate
 
-            if not isinstance(o.per_key, Rate):
+            if isinstance(o.per_key, Rate):
+                self._check_weigh(at, o.per_key)
+            else:
                 require_int(at, "per_key", o.per_key, 1)
 
     def _concurrency(self, at: str) -> ControllerSpec:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
-from overlapped._engine.callables import kind_of
+from overlapped._engine.callables import is_plain, require_value
 from overlapped._engine.failure import Failure, as_value, set_cause
-from overlapped._engine.feed import Feed, Through
+from overlapped._engine.feed import SCAN_ROUNDS, Feed, Through
 from overlapped._engine.lineage import beside, split
 from overlapped.errors import UsageError
 
@@ -45,7 +45,7 @@ class CatchFeed(Through):
         """Items and what became of failures."""
         if self.ended:
             return []
-        while True:
+        for _ in range(SCAN_ROUNDS):
             chunk = self.up.take(want)
             self.marks = self.up.marks
             if not chunk:
@@ -55,6 +55,7 @@ class CatchFeed(Through):
                 return result
             if self.ended:
                 return []
+        return self.later()
 
     def _without_failures(self, chunk: list[object]) -> list[object]:
         result: list[object] = []
@@ -83,16 +84,15 @@ class CatchFeed(Through):
         """Put what becomes of a failure into `result`; False ends the flow."""
         stage = self.stage
         try:
-            if not isinstance(failure.error, stage.types) or (stage.where and not stage.where(failure.error)):
+            if not isinstance(failure.error, stage.types) or not _asked("where", stage.where, failure.error):
                 result.append(failure)
                 return not self.is_fatal
-            if stage.do is not None:
-                stage.do(failure.error)
+            _asked("do", stage.do, failure.error)
             if stage.stop:
                 return False
             if stage.replace is not NOTHING:
                 replace: Any = stage.replace
-                result.append(replace(failure.error) if callable(replace) else replace)
+                result.append(_asked("replace", replace, failure.error) if callable(replace) else replace)
         except Exception as error:  # noqa: BLE001 - the user's handler; its error becomes the failure
             if error is not failure.error:
                 set_cause(error, failure.error)
@@ -106,6 +106,11 @@ class CatchFeed(Through):
             result.append(Failure(as_value(error, "catch"), "catch", failure.item, dead=True))
             return False
         return True
+
+
+def _asked(option: str, handler: Callable[[Any], object] | None, error: BaseException) -> object:
+    """What a handler gives; True where there is none."""
+    return handler is None or require_value(handler(error), f"catch({option})")
 
 
 class Catch:
@@ -136,9 +141,9 @@ class Catch:
                 )
         handlers: dict[str, Any] = {"where": where, "do": do}
         for name, value in handlers.items():
-            if value is not None and (not callable(value) or kind_of(value) != "plain"):
+            if value is not None and not is_plain(value):
                 raise UsageError(f"catch({name}): {name} must be a plain function of the exception, got {value!r}")
-        if callable(replace) and kind_of(replace) != "plain":
+        if callable(replace) and not is_plain(replace):
             raise UsageError(f"catch(replace): replace must be a value or a plain function, got {replace!r}")
         if not isinstance(stop, bool):
             raise UsageError(f"catch(stop): stop must be True or False, got {stop!r}")

@@ -182,6 +182,10 @@ class GeneratorFeed(ThreadFeed):
         """Upstream ends, so the generator does."""
         self.up.drain()
 
+    def _left(self, error: BaseException | None) -> None:
+        self.up.halt()  # it has ended: what it has not asked for is not wanted
+        super()._left(error)
+
     async def close(self) -> None:
         """Unblock the thread, then wait for it."""
         self.inbox.close()
@@ -202,6 +206,10 @@ class AsyncGeneratorFeed(TaskFeed):
 
         super().__init__(make, name, scope)
         inbox.pass_by = self._pass_by
+
+    async def _close(self, iterator: object) -> None:
+        self.up.halt()  # as in a thread
+        await super()._close(iterator)
 
     def _pass_by(self, failure: Failure) -> None:
         self.buffer.append(failure)

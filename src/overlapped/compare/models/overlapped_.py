@@ -22,7 +22,7 @@ ABOUT = About(
     control="the process; the kernel while no callback is left to run",
     notice="the kernel tells the loop, the loop goes on with the coroutine",
     has_number=False,
-    imports=("aiohttp", "uvloop"),
+    imports=("aiohttp",),
     first="from overlapped import flow; flow([0]).map(float).run()",  # no model's imports are in its time: nor are ours
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,10 @@ def _made(rows: list[Row], found: Row, wanted: Wanted) -> Curves:
             "the black dashes in the picture are the number in flight / the lateness: no client can be faster"
         )
     if curve.spots and curve.found:
-        made.notes.append(f"{SWEPT} ran on asyncio's own loop, as written; overlapped on uvloop, as it does by itself")
+        if importlib.util.find_spec("uvloop") is not None:
+            made.notes.append(
+                f"{SWEPT} ran on asyncio's own loop, as written; overlapped on uvloop, as it does by itself"
+            )
         made.notes.append(
             f"overlapped, the search for its number included, made {curve.share:.2f} of the best number's rate; "
             f"it ended with a limit of {curve.found.setting:,}"

@@ -56,6 +56,12 @@ def checked_url(url: str) -> str:
         is_good = False
     if not is_good or not url.isascii() or not url.isprintable() or " " in url:
         raise ComparisonError(f"{url!r} is no address of a page; write http://host/path", is_usage=True)
+    if "@" in parts.netloc:
+        raise ComparisonError(
+            f"the address of {parts.hostname} holds a user's name: not every model sends one, and the table would show "
+            "it; write the address of a page that needs none",
+            is_usage=True,
+        )
     return url
 
 
