@@ -28,8 +28,17 @@ class Refusals:
     """Tells overload from isolated failures by two running shares of dropped calls."""
 
     __slots__ = (
-        "_cut_at_s", "_late", "_long", "_lows", "_medium", "_oks", "_short", "evidence", "is_outage", "is_watching",
-    )  # fmt: skip
+        "_cut_at_s",
+        "_late",
+        "_long",
+        "_lows",
+        "_medium",
+        "_oks",
+        "_short",
+        "evidence",
+        "is_outage",
+        "is_watching",
+    )
 
     def __init__(self) -> None:
         self._short = self._medium = self._long = 0.0
