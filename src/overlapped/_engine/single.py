@@ -117,6 +117,7 @@ class OneByOne:
 
     def _make(self, call: tuple[int, float], item: object, given: dict[str, object]) -> tuple[int, object]:
         try:
+            self.acks.clear()  # of calls before, one of which may have been made for the same job
             self.call = call
             value = self.task.fn(item, **given)
             if self.task.many:
