@@ -114,9 +114,11 @@ def overlapped(*args: str, env: dict[str, str] | None = None) -> subprocess.Comp
 @contextmanager
 def started(*args: str, command: list[str] = COMMAND) -> Iterator[subprocess.Popen[str]]:
     """The command running in the background, killed at the end if it still is."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     with subprocess.Popen(
         [*command, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     ) as process:
+        signal.signal(signal.SIGHUP, before)
         try:
             yield process
         finally:

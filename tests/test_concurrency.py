@@ -41,7 +41,8 @@ def test_a_cliff_is_looked_at_again_now_and_then_but_rarely():
 
 def test_a_cliff_that_moves_out_is_followed():
     played = play(_cliff("moves out", lambda now_s: 12 if now_s < 60 else 24, lasts_s=120.0), seed=1)
-    assert played.stage.limit >= 22
+    held = [limit for at_s, limit in _limits(played) if at_s < 110]  # at the very end it may be looking around
+    assert held[-1] >= 22
 
 
 def test_a_cliff_that_moves_in_is_followed():

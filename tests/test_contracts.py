@@ -941,7 +941,7 @@ class LeavesAThread(OwnPort):
         (ShowsWhatChanges, r"running: running\(\) must give snapshots"),
         (ShowsTheWrongTime, r"running: running\(\) said that job 0 started at"),
         (SaysItCancels, r"cancel: no outcome of 1 jobs, of \[0\]"),
-        (ForgetsToPause, "many results: a generator may be 64 results ahead of what was taken, it was 192"),
+        (ForgetsToPause, r"many results: a generator may be 64 results ahead of what was taken, it was \d+"),
         (HoldsPartsBack, "many results: 192 results must come in order, came 0"),
         (GoesOnUnwanted, "many results that nobody wants: 640 results of a generator nobody wants"),
         (LeavesTheGeneratorOpen, "many results that nobody wants: a generator that nobody wants must be closed"),
