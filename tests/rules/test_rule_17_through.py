@@ -34,6 +34,16 @@ async def async_pairs(items):
 GENERATORS = {"generator": pairs, "async generator": async_pairs}
 
 
+def first_two(items):
+    yield next(items)
+    yield next(items)
+
+
+async def afirst_two(items):
+    yield await anext(items)
+    yield await anext(items)
+
+
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_a_generator_sees_all_items_and_yields_what_it_likes(kind, source, way):
     chain = flow(Pulled(total=300).of(source)).through(GENERATORS[kind])
@@ -137,14 +147,6 @@ def test_outputs_are_handed_over_as_they_come(kind, way):
 
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_a_generator_that_ends_early_ends_the_flow(kind, source, way):
-    def first_two(items):
-        yield next(items)
-        yield next(items)
-
-    async def afirst_two(items):
-        yield await anext(items)
-        yield await anext(items)
-
     pulled = Pulled()
     fn = first_two if kind == "generator" else afirst_two
     values, error = outcome(flow(pulled.of(source)).through(fn), way)
@@ -164,14 +166,6 @@ def test_calls_for_a_generator_that_has_ended_are_cancelled_though_the_run_goes_
             cancelled.append(n)
             raise
         return n
-
-    def first_two(items):
-        yield next(items)
-        yield next(items)
-
-    async def afirst_two(items):
-        yield await anext(items)
-        yield await anext(items)
 
     async def goes_on():
         async with asyncio.timeout(LONG_S / 2):

@@ -199,15 +199,17 @@ class Crew(Handover):
     def is_for_head(self, free: int, calling: Iterable[int]) -> bool:
         """True if of `free` slots the head alone may have one: it may have been waiting for its key without any.
 
+        To be asked where `saves_slot`, as is the next one: each item would pay for it.
+
         Args:
             free: slots that make no call.
             calling: indices of the items in the others.
         """
-        return self.saves_slot and free <= 1 and self.head not in calling
+        return free <= 1 and self.head not in calling
 
     def with_slot_for_head(self, limit: int, for_turn: int) -> int:
         """The limit, or one more than the generators that wait for their turn: after a cut they may hold all slots."""
-        return max(limit, for_turn + 1) if self.saves_slot else limit
+        return max(limit, for_turn + 1)
 
     def next_ready(self, *, only_head: bool = False) -> Job | None:
         """The next job that is due; those beyond a failure that ends the run are dropped."""

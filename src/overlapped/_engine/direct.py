@@ -103,8 +103,9 @@ class Direct:
         """How many workers there should be."""
         if self.retired is not None:
             return 0
-        limit = self.crew.limit if self.most is None else min(self.crew.limit, self.most)
-        return self.crew.with_slot_for_head(limit, self.for_turn)
+        crew = self.crew
+        limit = crew.limit if self.most is None else min(crew.limit, self.most)
+        return crew.with_slot_for_head(limit, self.for_turn) if crew.saves_slot else limit
 
     def wake(self) -> None:
         """Let one worker look at the gate; it wakes others if there is more to do."""
@@ -284,7 +285,8 @@ class Direct:
             else:
                 turn.arm()
         while len(self.slots) <= self.target:
-            only_head = crew.is_for_head(self.target - len(self.slots) + self.idle, self._calling())
+            free = self.target - len(self.slots) + self.idle
+            only_head = crew.saves_slot and crew.is_for_head(free, self._calling())
             if crew.paused_s_left() > 0:
                 await self._sleep()
             elif (job := crew.next_ready(only_head=only_head)) is not None:

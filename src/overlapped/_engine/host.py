@@ -139,6 +139,11 @@ class Host:
         self.cancelled: set[int] = set()
         self.unheard: set[int] = set()  # cancellations that the host has not confirmed
 
+    def condemn(self) -> None:
+        """Kill it: its end is no accident."""
+        self.is_condemned = True
+        self.link.kill()
+
     def outcome(  # noqa: PLR0917 - called for every item
         self, verb: str, entry: Entry, value: Any, offset_s: float, cpu_s: float, in_flight: int
     ) -> Outcome | None:

@@ -212,8 +212,7 @@ class HostPort:
         for host in self._hosts:
             host.link.send(["end"])
             if not (host.is_ready or self._work.factories):
-                host.is_condemned = True  # it has nothing to finish
-                host.link.kill()
+                host.condemn()  # it has nothing to finish
         began = self._loop.time()
         killed = 0
         while self._hosts:
@@ -236,8 +235,7 @@ class HostPort:
         killed = 0
         for host in self._hosts:
             if host.sent and not host.is_condemned:
-                host.is_condemned = True
-                host.link.kill()
+                host.condemn()
                 killed += min(len(host.sent), max(1, host.may_run))
         return killed
 
@@ -245,8 +243,7 @@ class HostPort:
         """Kill hosts that close their resources, or still open them: these came too late, which is no failure."""
         for host in self._hosts:
             if not (host.sent or host.is_condemned):
-                host.is_condemned = True
-                host.link.kill()
+                host.condemn()
                 if host.is_ready:
                     where = host.link.place
                     self._on_cleanup_error(RemoteError(f"{where} did not close its resources within {GRACE_S:g} s"))
@@ -561,8 +558,7 @@ class HostPort:
     def _condemn(self, host: Host, number: int, reasons: set[int]) -> None:
         """The call goes on though it was cancelled, if it is still among the `reasons` to kill its host."""
         if number in reasons and number in host.sent and host in self._hosts and not host.is_condemned:
-            host.is_condemned = True
-            host.link.kill()
+            host.condemn()
 
     def _end_silent(self) -> None:
         """End hosts that must be in a call whose time is up: which one it is shows when each is called again alone."""
@@ -570,8 +566,8 @@ class HostPort:
         silent_since_s = self._now() - SILENT_S - self._timeout_s
         for host in self._hosts:
             if len(host.sent) > 1 and not host.started and host.heard_s < silent_since_s and not host.is_condemned:
-                host.is_condemned = host.is_silent = True
-                host.link.kill()
+                host.is_silent = True
+                host.condemn()
         self._later(SILENT_S, self._end_silent)
 
     def _gone(self, host: Host, how: str) -> None:

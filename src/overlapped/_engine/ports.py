@@ -263,7 +263,8 @@ class Ported:
         if self.retired is not None:
             return
         limit = crew.limit if self.most is None else min(crew.limit, self.most)
-        limit = crew.with_slot_for_head(limit, sum(count >= TRAY_SIZE for count in self.unacknowledged.values()))
+        if crew.saves_slot:
+            limit = crew.with_slot_for_head(limit, sum(count >= TRAY_SIZE for count in self.unacknowledged.values()))
         if limit != self.limit:
             self.limit = limit
             self.port.limit(limit)
@@ -307,7 +308,7 @@ class Ported:
         if crew.paused_s_left() > 0:
             return None
         free = self.limit - len(self.pending) - len(self.held) - len(self.lost)
-        only_head = crew.is_for_head(free, chain(self.pending, (job.index for job in self.held)))
+        only_head = crew.saves_slot and crew.is_for_head(free, chain(self.pending, (job.index for job in self.held)))
         if (due := crew.next_ready(only_head=only_head)) is not None:
             return due
         if crew.is_held:

@@ -125,7 +125,7 @@ class Tuning:
         is_news = pace != self.pace_per_s
         if is_news:
             if not self.told_pace_per_s / PACE_STEP < pace < self.told_pace_per_s * PACE_STEP:
-                self._decide(now_s, "pace", self.told_pace_per_s, pace, getattr(controller, "pace", controller))
+                self._decide(now_s, "pace", self.told_pace_per_s, pace, getattr(controller, "paced_by", controller))
                 self.told_pace_per_s = pace
             self.pace_per_s = pace
         if limit != self.limit:

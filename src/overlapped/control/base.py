@@ -43,7 +43,7 @@ class Controller(Protocol):
 
     Two more attributes are heeded where a controller has them: `pace_per_s`, the most calls that may
     start in a second (`math.inf`: no bound), and `evidence`, the numbers behind its last decision, as text. What
-    chose the pace may be an object of its own, `pace`, with a `reason` and `evidence` of that.
+    chose the pace may be an object of its own, `paced_by`, with a `reason` and `evidence` of that.
     """
 
     @property

@@ -96,12 +96,12 @@ class Concurrency:
         self._reopening: Reopening | None = None
         self._ceiling = float(self._max)
         self._was_ramping = False
-        self.pace = Pace()
+        self.paced_by = Pace()
 
     @property
     def pace_per_s(self) -> float:
         """Most calls started per second."""
-        return self.pace.per_s
+        return self.paced_by.per_s
 
     @property
     def mean_s(self) -> float:
@@ -110,7 +110,7 @@ class Concurrency:
 
     def finished(self, sample: Sample) -> int:
         """Learn from one finished attempt and return the limit that holds from now on."""
-        self.pace.finished(sample)
+        self.paced_by.finished(sample)
         if sample.outcome == "drop" or self._refusals.is_watching:
             target = self._refusals.cut_to(sample, self.limit, self.mean_s)
             if target is not None:

@@ -2,9 +2,9 @@
 
 A cut needs a recent share of drops well above their usual share: isolated failures never cut. Calls
 turned away at the door tell where the ceiling is; time-outs that there is too much: x0.7, or down to the smallest
-crowd that one began in, but to no less than half. After an
-overload the limit waits long and comes back in small steps, the last of which is taken back when it is
-refused again; after an outage (no call succeeded at all) it comes back by doubling.
+crowd that one began in, but to no less than half. After an overload the limit waits long and comes back in small
+steps, the last of which is taken back when it is refused again; after an outage (no call succeeded at all) it comes
+back by doubling.
 """
 
 from __future__ import annotations

@@ -49,13 +49,14 @@ def checked_url(url: str) -> str:
     Raises:
         ComparisonError: it is none.
     """
+    problem = ComparisonError(f"{url!r} is no address of a page; write http://host/path", is_usage=True)
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, a bracket that is not closed
-        is_good = False
+        raise problem from None
     if not is_good or not url.isascii() or not url.isprintable() or " " in url:
-        raise ComparisonError(f"{url!r} is no address of a page; write http://host/path", is_usage=True)
+        raise problem
     if "@" in parts.netloc:
         raise ComparisonError(
             f"the address of {parts.hostname} holds a user's name: not every model sends one, and the table would show "
