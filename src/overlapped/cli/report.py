@@ -35,8 +35,8 @@ def run_report(file: str, common: Common, *, failed: bool, trace: str | None, ou
         save(report)
         lines = list(_lines(report, failed=failed, as_json=common.json, as_text=out is None and trace is None))
     except OSError as error:
-        files = " or ".join(filter(None, (out, trace)))
-        raise Problem(f"{files}: cannot be written: {error.strerror or error}", ExitCode.FAILED) from error
+        wanted = " or ".join(filter(None, (out, trace)))
+        raise Problem(f"{wanted}: cannot be written: {error.strerror or error}", ExitCode.FAILED) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # values that no run has
         raise Problem(f"{file}: this record cannot be shown: {plain_error(error)}; was it changed?") from error
     for line in lines:
