@@ -136,12 +136,14 @@ class Bytes(bytes):
         raise AssertionError("asked for its length")
 
 
-@child(kind=["unbound", "text", "bytes"], ordered=[True, False])
-async def test_items_in_threads_need_not_say_what_they_are(kind: str, ordered: bool) -> None:
+@child(lane=LANES, kind=["unbound", "text", "bytes"], ordered=[True, False])
+async def test_items_need_not_say_what_they_are(lane: str, kind: str, ordered: bool) -> None:
     odd: Any = {"unbound": Unbound, "text": Text, "bytes": Bytes}[kind]
-    options = {"on": "thread", "ordered": ordered}
-    chain = flow([odd() for _ in range(50)]).map(same, **options).filter(lambda item: True, **options)
-    got = await chain.skip(1).catch(Boom).take(45).batch().map(same, **options).acollect()
+    fn, on = in_lane(lane, lambda item: item)
+    yes, _ = in_lane(lane, lambda item: True)
+    options = {"ordered": ordered, **on}
+    chain = flow([odd() for _ in range(50)]).map(fn, **options).filter(yes, **options)
+    got = await chain.skip(1).catch(Boom).take(45).batch().map(fn, **options).acollect()
     assert [type(item) for batch in got for item in batch] == [odd] * 45
 
 

@@ -188,7 +188,7 @@ class Direct:
                 for item in crew.input:
                     index = crew.admitted
                     crew.admitted = index + 1
-                    if item.__class__ is Failure:
+                    if type(item) is Failure:
                         crew.pass_by(index, item)
                         now = started
                     elif is_plain:
@@ -218,7 +218,7 @@ class Direct:
                             if watches:
                                 if learns and (now - started > SHORT_CALL_S or not index % SAMPLED):
                                     self._learn(slot, started, now, item)
-                                if weighs and (result.__class__ is bytes or result.__class__ is str):
+                                if weighs and (type(result) is bytes or type(result) is str):
                                     crew.weigh_result(result)
                             if result is dropped or is_marked:
                                 crew.settle(index, result)

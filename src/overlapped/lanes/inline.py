@@ -22,7 +22,7 @@ def one(fn: Callable[[Any], Any], verb: str, described: Described) -> Callable[[
 
     async def call(item: object) -> object:
         result = fn(item)
-        if result.__class__ not in _PLAIN:
+        if type(result) not in _PLAIN:
             error = refuse_result(result, described, "inline", verb=verb)
             if error is not None:
                 raise error
