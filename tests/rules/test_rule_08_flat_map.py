@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -410,6 +411,31 @@ def test_an_item_that_waits_for_its_key_in_threads_finds_a_slot_too(concurrency)
 
     assert asyncio.run(within(LONG_S)) == [n for n in range(20) for _ in range(100)]
     assert concurrency != 1 or len(threads) == 1
+
+
+def slow_first(n):
+    time.sleep(0.05 if n == 0 else 0)
+    yield from range(100)
+
+
+async def aslow_first(n):
+    await asyncio.sleep(0.05 if n == 0 else 0)
+    for result in range(100):
+        yield result
+
+
+@pytest.mark.parametrize("limits", [(5, 1), (8, 2)])
+@pytest.mark.parametrize("fn", [slow_first, aslow_first])
+def test_an_item_that_waits_for_its_key_in_processes_finds_a_slot_though_the_limit_was_cut(fn, limits):
+    chain = flow(range(20)).flat_map(
+        fn, on="process", concurrency=Limits(*limits), key=lambda n: max(n, 5), per_key=Rate(100)
+    )
+
+    async def within(seconds):
+        async with asyncio.timeout(seconds):
+            return await chain.acollect()
+
+    assert asyncio.run(within(LONG_S)) == [result for _ in range(20) for result in range(100)]
 
 
 @virtual

@@ -313,6 +313,8 @@ class Ported:
             return due
         if crew.is_held:
             return None
+        if only_head:  # it may have been taken back after those behind it
+            self.backlog = deque(sorted(self.backlog, key=lambda job: job.index))
         while self.backlog:
             if only_head and self.backlog[0].index != crew.head:
                 return None
