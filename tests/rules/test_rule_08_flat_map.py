@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from overlapped import AUTO, Rate, Retry, UsageError
+from overlapped._engine.hosts import HostPort
 from overlapped.testing import virtual
 from tests.rules.kit import LONG_S, Limits, fail_at, flow, in_lane, now_s, outcome, rest, same, timed, wait_until
 
@@ -424,9 +425,9 @@ async def aslow_first(n):
         yield result
 
 
-@pytest.mark.parametrize("limits", [(5, 1), (8, 2)])
+@pytest.mark.parametrize("limits", [(5, 1), (3, 1, 3), (8, 3, 8, 20, 8), (40,)])
 @pytest.mark.parametrize("fn", [slow_first, aslow_first])
-def test_an_item_that_waits_for_its_key_in_processes_finds_a_slot_though_the_limit_was_cut(fn, limits):
+def test_an_item_that_waits_for_its_key_in_processes_finds_a_slot_too(fn, limits):
     chain = flow(range(20)).flat_map(
         fn, on="process", concurrency=Limits(*limits), key=lambda n: max(n, 5), per_key=Rate(100)
     )
@@ -436,6 +437,76 @@ def test_an_item_that_waits_for_its_key_in_processes_finds_a_slot_though_the_lim
             return await chain.acollect()
 
     assert asyncio.run(within(LONG_S)) == [result for _ in range(20) for result in range(100)]
+
+
+def few_or_many(n):
+    yield from [n] * (1 if n % 3 == 1 else 100)
+
+
+async def afew_or_many(n):
+    await asyncio.sleep(0.01 if n % 7 == 0 else 0)
+    for result in [n] * (1 if n % 3 == 1 else 100):
+        yield result
+
+
+def few_or_many_slowly(n, every, sleep_s):
+    time.sleep(sleep_s if n % every == 0 else 0)
+    yield from few_or_many(n)
+
+
+@pytest.mark.parametrize(("every", "sleep_s"), [(1, 0.001), (16, 0.02), (7, 0.006)])
+@pytest.mark.parametrize("late_s", [0.001, 0.02])
+def test_what_a_process_gives_back_finds_a_slot_though_generators_behind_it_pause(every, sleep_s, late_s, monkeypatch):
+    heard = HostPort._heard_back
+
+    def heard_late(port, host, numbers, values):
+        asyncio.get_running_loop().call_later(late_s, heard, port, host, numbers, values[:0])
+
+    monkeypatch.setattr(HostPort, "_heard_back", heard_late)  # what lies behind it has been given out by then
+    fn = functools.partial(few_or_many_slowly, every=every, sleep_s=sleep_s)
+
+    async def within(seconds):
+        async with asyncio.timeout(seconds):
+            return await flow(range(100)).flat_map(fn, on="process").acollect()
+
+    assert asyncio.run(within(LONG_S)) == [n for n in range(100) for _ in range(1 if n % 3 == 1 else 100)]
+
+
+class Opened:
+    """A resource that takes the second process 0.4 s to open."""
+
+    def __init__(self, mark):
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(0.4)
+
+
+async def afew_or_many_with(n, opened):
+    async for result in afew_or_many(n):
+        yield result
+
+
+@pytest.mark.parametrize("retry", [None, Retry(attempts=2)])
+def test_an_item_that_waits_for_its_key_finds_a_slot_where_a_process_starts_late(retry, tmp_path):
+    chain = (
+        flow(range(60))
+        .using(opened=functools.partial(Opened, tmp_path / "mark"))
+        .flat_map(
+            afew_or_many_with,
+            on="process",
+            concurrency=40,
+            key=lambda n: max(n, 5),
+            per_key=Rate(1_000),
+            retry=retry,
+        )
+    )
+
+    async def within(seconds):
+        async with asyncio.timeout(seconds):
+            return await chain.acollect()
+
+    assert asyncio.run(within(LONG_S)) == [n for n in range(60) for _ in range(1 if n % 3 == 1 else 100)]
 
 
 @virtual

@@ -67,6 +67,8 @@ class Crew(Handover):
         # Generators that wait for their turn keep their slots, so who gave his back might wait for them for ever.
         self.holds_slots = spec.many and spec.ordered
         self.saves_slot = self.holds_slots and keys is not None  # what waits for its key has no slot
+        # The item whose turn it is may start after those behind it: it waited for its key, or is tried again.
+        self.head_comes_late = self.holds_slots and (keys is not None or spec.retry is not None or spec.weighs)
         self.waiting = 0  # slots that wait for a retry or for their turn to start: they make no call
         self.rate_waits = 0  # those that wait for their turn: it is not the limit that holds them back
         self.shape: Shape = Unstarted()
@@ -199,7 +201,7 @@ class Crew(Handover):
     def is_for_head(self, free: int, calling: Iterable[int]) -> bool:
         """True if of `free` slots the head alone may have one: it may have been waiting for its key without any.
 
-        To be asked where `saves_slot`, as is the next one: each item would pay for it.
+        To be asked where `saves_slot`: each item would pay for it.
 
         Args:
             free: slots that make no call.
@@ -208,7 +210,10 @@ class Crew(Handover):
         return free <= 1 and self.head not in calling
 
     def with_slot_for_head(self, limit: int, for_turn: int) -> int:
-        """The limit, or one more than the generators that wait for their turn: after a cut they may hold all slots."""
+        """The limit, or one more than the generators that wait for their turn, which may hold all slots.
+
+        So it is after a cut, and where hosts have given items back. To be asked where `holds_slots`.
+        """
         return max(limit, for_turn + 1)
 
     def next_ready(self, *, only_head: bool = False) -> Job | None:

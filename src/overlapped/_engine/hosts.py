@@ -293,7 +293,9 @@ class HostPort:
         jobs = len(self._queue) + sum(len(group) for group in self._groups)
         if jobs:
             held = sum(len(host.sent) for host in self._hosts)
-            while len(self._hosts) < min(self._limit, self._most, jobs + held):
+            # One call each: the limit may be one more, if all wait for an item that was given back.
+            most = self._limit if self._is_single else min(self._limit, self._most)
+            while len(self._hosts) < min(most, jobs + held):
                 if not self._start_another():
                     break
             if not self._hosts:
@@ -422,8 +424,8 @@ class HostPort:
         if gone:
             now = self._now()
             self._deliver([Outcome(number, "error", asyncio.CancelledError(), now, now) for number in gone])
-        if not host.is_alone:
-            self._queue.extendleft(reversed(back))
+        if not host.is_alone:  # before those that came later, whichever host had them
+            self._queue = deque(sorted([*back, *self._queue], key=_number))
         elif back:
             self._groups.appendleft(back)
         host.is_alone = host.is_alone and bool(host.sent)
@@ -609,7 +611,7 @@ class HostPort:
         if host.is_silent:
             self._groups.extend([job] for job in again)
         else:
-            self._queue.extendleft(reversed(again))
+            self._queue = deque(sorted([*again, *self._queue], key=_number))
         self._deliver([Outcome(number, "error", died, now, now) for number in begun])
 
     def _suspect(self, host: Host, numbers: list[int], error: BaseException, *, is_sure: bool = False) -> None:
@@ -624,6 +626,7 @@ class HostPort:
         if len(jobs) == 1 and (is_sure or jobs[0][0] in self._suspects):
             failed.append(Outcome(jobs[0][0], "error", error, now, now))
         elif jobs:
+            jobs.sort(key=_number)
             middle = len(jobs) // 2
             self._groups.extend(group for group in (jobs[:middle], jobs[middle:]) if group)
         self._suspects.update(number for number, _ in jobs)

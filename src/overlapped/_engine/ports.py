@@ -134,10 +134,8 @@ class Ported:
         self.is_open = False
         self.retired: Callable[[], None] | None = None
         self.deadline = Deadline(crew.scope, crew.spec.timeout_s, self._timed, self._expired, self.busy)
-        may_come_back = crew.spec.retry is not None or crew.spec.weighs
-        self.one_by_one = crew.bucket is not None or crew.keys is not None or crew.up.gathers
-        if crew.holds_slots and may_come_back:  # to a slot that must not have gone to one that was put behind it
-            self.one_by_one = True
+        must_wait = crew.bucket is not None or crew.keys is not None or crew.up.gathers
+        self.one_by_one = must_wait or crew.head_comes_late  # to a slot that must not have gone to one put behind it
         self.was_paced = False
         crew.scope.closers.append(self.close)
 
@@ -263,8 +261,9 @@ class Ported:
         if self.retired is not None:
             return
         limit = crew.limit if self.most is None else min(crew.limit, self.most)
-        if crew.saves_slot:
-            limit = crew.with_slot_for_head(limit, sum(count >= TRAY_SIZE for count in self.unacknowledged.values()))
+        if crew.holds_slots and len(self.unacknowledged) >= limit:  # whose turn it is, hosts may have given it back
+            full = sum(count >= TRAY_SIZE for index, count in self.unacknowledged.items() if index != crew.head)
+            limit = crew.with_slot_for_head(limit, full)
         if limit != self.limit:
             self.limit = limit
             self.port.limit(limit)

@@ -108,9 +108,13 @@ class Placing:
         scope.starters.append(self._start_hosts)
 
     async def _start_hosts(self) -> None:
-        from overlapped._engine.hosts import HostPort
+        from overlapped._engine.hosts import MOST_AHEAD, HostPort
 
-        scope, room = self.crew.scope, hosted(self.lane)
+        crew, room = self.crew, hosted(self.lane)
+        scope, is_single = crew.scope, room.is_single(self.described.kind)
+        # Generators that wait for their turn keep their slots: what lies behind them in their host may be what they
+        # wait for. A host that makes one call at a time gives back what lies behind a long one.
+        may_lie_ready = is_single or not crew.holds_slots
         end = await room.begin()
         try:
             self.port = HostPort(
@@ -118,11 +122,12 @@ class Placing:
                 self.work,
                 clock=scope.clock,
                 most=room.most_hosts(),
-                is_single=room.is_single(self.described.kind),
+                is_single=is_single,
+                ahead=MOST_AHEAD if may_lie_ready else 0,
                 on_broken=scope.abort,
                 on_cleanup_error=scope.cleanup_errors.append,
                 on_message=self._say,
-                timeout_s=self.crew.spec.timeout_s,
+                timeout_s=crew.spec.timeout_s,
                 on_ahead=self._lie_ready,
                 can_cancel=room.can_cancel(self.described.kind),
                 on_closed=end,
