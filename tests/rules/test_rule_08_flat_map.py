@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -507,6 +509,33 @@ def test_an_item_that_waits_for_its_key_finds_a_slot_where_a_process_starts_late
             return await chain.acollect()
 
     assert asyncio.run(within(LONG_S)) == [n for n in range(60) for _ in range(1 if n % 3 == 1 else 100)]
+
+
+async def ends_its_process(n, marks, doomed):
+    mark = marks / str(n)
+    if n in doomed and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.sleep(0.001)
+    async for result in afew_or_many(n):
+        yield result
+
+
+@pytest.mark.parametrize("limit", [3, 5, 20])
+@pytest.mark.parametrize("retry", [None, Retry(attempts=3, base_s=0.01)])
+def test_an_item_that_is_called_again_as_its_process_died_finds_a_slot(retry, limit, tmp_path):
+    fn = functools.partial(ends_its_process, marks=tmp_path, doomed=range(10, 60, 11))
+    seen: list[int] = []
+    chain = flow(range(60)).flat_map(fn, on="process", concurrency=limit, retry=retry).map(seen.append, on="inline")
+
+    async def within(seconds):
+        async with asyncio.timeout(seconds):
+            return await chain.arun(on_failure="keep")
+
+    report = asyncio.run(within(LONG_S))
+    assert seen == sorted(seen)
+    assert report.failed <= 5 * limit  # those that had given results when their process died
+    assert len(set(seen)) + report.failed >= 60
 
 
 @virtual

@@ -125,6 +125,7 @@ class HostPort:
         self._queue: deque[tuple[int, object]] = deque()
         self._groups: deque[list[tuple[int, object]]] = deque()
         self._suspects: set[int] = set()
+        self._waiting: set[int] = set()
         self._limit = 1
         self._ahead = 0
         self._mean_s = 0.0
@@ -183,6 +184,18 @@ class HostPort:
                 started = dict.fromkeys(host.sent, host.heard_s + SILENT_S)
             calls += [Running(number, started.get(number, math.inf)) for number in host.sent]
         return calls
+
+    def wait_for_turn(self, numbers: set[int]) -> None:
+        """Know of generators that wait for an item which has not given anything yet; it must find room."""
+        self._waiting = numbers
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Start one more host if all calls that run wait for one that could not begin yet."""
+        if (self._queue or self._groups) and all(
+            host.is_ready and host.sent and self._waiting.issuperset(host.sent) for host in self._hosts
+        ):
+            self._start_another()
 
     def acknowledge(self, index: int, count: int) -> None:
         """Let a generator go on."""
@@ -293,9 +306,7 @@ class HostPort:
         jobs = len(self._queue) + sum(len(group) for group in self._groups)
         if jobs:
             held = sum(len(host.sent) for host in self._hosts)
-            # One call each: the limit may be one more, if all wait for an item that was given back.
-            most = self._limit if self._is_single else min(self._limit, self._most)
-            while len(self._hosts) < min(most, jobs + held):
+            while len(self._hosts) < min(self._limit, self._most, jobs + held):
                 if not self._start_another():
                     break
             if not self._hosts:
@@ -304,6 +315,8 @@ class HostPort:
         self._give_groups()
         if self._queue:
             self._give_jobs()
+        if self._waiting:
+            self._make_room()
 
     def _divide(self) -> None:
         """Tell each host its part of the limit; all that may run together never exceed it."""
@@ -334,7 +347,10 @@ class HostPort:
             if self._groups and host.told and not host.sent:
                 host.is_alone, host.is_reserved = True, False
                 self._send(host, self._groups.popleft())
-        if self._groups and not any(host.is_alone or host.is_reserved for host in self._hosts):
+        if not self._groups:
+            for host in self._hosts:
+                host.is_reserved = False
+        elif not any(host.is_alone or host.is_reserved for host in self._hosts):
             ready = [host for host in self._hosts if host.told]
             if ready:
                 min(ready, key=_load).is_reserved = True

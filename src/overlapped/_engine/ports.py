@@ -111,6 +111,7 @@ class Ported:
         most: int | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
         on_awaitable: Callable[[Job, object], BaseException | None] | None = None,
+        on_waiting: Callable[[set[int]], None] | None = None,
     ) -> None:
         self.crew = crew
         self.port = port
@@ -121,6 +122,8 @@ class Ported:
         self.learns = crew.learns and (most is None or crew.tuning.batches is not None)
         self.on_outcome = on_outcome
         self.on_awaitable = on_awaitable
+        self.on_waiting = on_waiting
+        self.waiting: set[int] = set()  # generators that wait for their turn, while the item has no results whose it is
         self.pending: dict[int, Job] = {}
         self.held: dict[Job, asyncio.TimerHandle] = {}
         self.lost: dict[int, Job] = {}
@@ -261,9 +264,10 @@ class Ported:
         if self.retired is not None:
             return
         limit = crew.limit if self.most is None else min(crew.limit, self.most)
-        if crew.holds_slots and len(self.unacknowledged) >= limit:  # whose turn it is, hosts may have given it back
-            full = sum(count >= TRAY_SIZE for index, count in self.unacknowledged.items() if index != crew.head)
-            limit = crew.with_slot_for_head(limit, full)
+        waiting: set[int] = set()
+        if crew.holds_slots and self.unacknowledged and crew.head not in self.unacknowledged:
+            waiting = {index for index, count in self.unacknowledged.items() if count >= TRAY_SIZE}
+            limit = crew.with_slot_for_head(limit, len(waiting))
         if limit != self.limit:
             self.limit = limit
             self.port.limit(limit)
@@ -280,6 +284,9 @@ class Ported:
         if jobs:
             self.port.put(jobs)
             self.deadline.watch()
+        if waiting != self.waiting and self.on_waiting is not None:
+            self.on_waiting(waiting)
+        self.waiting = waiting
 
     def _admit_many(self, jobs: list[tuple[int, object]]) -> None:
         """Put new items without a look at each, as long as nothing can keep one of them from its start.

@@ -148,7 +148,7 @@ class Placing:
         room = hosted(self.lane)
         self.has_begun = True
         most = room.most_hosts() if room.is_single(self.described.kind) else None
-        return Ported(self.crew, self.port, self.lane, self.why, most=most)
+        return Ported(self.crew, self.port, self.lane, self.why, most=most, on_waiting=self.port.wait_for_turn)
 
     def _lie_ready(self, jobs: int) -> None:
         self.crew.lying_ready = jobs
